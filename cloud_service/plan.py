@@ -1,0 +1,246 @@
+"""What a round is made of: the cloud's state, the plan that a round follows, and what comes back.
+
+Plain frozen values that know no gRPC, SQL or torch. State and plan have an exact byte form (`round_bytes`), which the
+service writes down before anything leaves it: a restart continues with the same bits. Fields that also travel are
+named as in federation.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_service.round_bytes import pack, unpack
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GuideTerm:
+    guide_sha256: bytes
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j, for `count` consecutive seeds."""
+
+    seed: int
+    count: int
+    isotropic_scale: float
+    guides: tuple[GuideTerm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One version as a replayable list, see Record in federation.proto."""
+
+    epsilon: float
+    scale_sha256: bytes
+    update_seed: int
+    active_segments: tuple[int, ...]
+    directions: tuple[Direction, ...]
+    coefficients: tuple[float, ...]
+    guides: tuple[GuideTerm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A vector that devices may receive; `values` has n entries, zero outside `segments`."""
+
+    sha256: bytes                    # of the segments' float32 bytes, concatenated
+    segments: tuple[int, ...]
+    values: Float32
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What public data say about the round's version. `gradient` is a unit vector; `norm` is what it was divided by."""
+
+    gradient: Guide | None = None
+    norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """The part of a job that decides a round. `guide_weight` None means the variance-optimal weight."""
+
+    estimator: str                   # "isotropic" | "zgr"
+    directions: str                  # "shared" | "per_device"
+    directions_per_task: int
+    batch_examples: int
+    epsilon: float
+    learning_rate: float
+    rounds: int
+    momentum: float = 0.0
+    guide_weight: float | None = None
+    isotropic_fraction: float = 0.5
+    paper_form: bool = False
+    active_segments: tuple[int, ...] = (0,)
+    scale_sha256: bytes = b""
+    local_steps: int = 1
+    local_learning_rate: float = 0.0
+    seed: int = 0
+    scalar_clip: float = 0.0
+    scalar_noise_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class CohortMember:
+    """A client that may take part in a round, with what its check-in said."""
+
+    client_id: str
+    train_examples: int = 0
+    max_scalars_per_round: int = 1 << 30
+    max_head_scalars_per_round: int = 1 << 30
+    min_batch_examples: int = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    batch_seed: int
+    batch_examples: int
+    directions: tuple[Direction, ...]
+    local_learning_rate: float = 0.0
+    update_seed: int = 0
+
+    @property
+    def scalars(self) -> int:
+        return sum(direction.count for direction in self.directions)
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    client_id: str
+    steps: tuple[Step, ...]
+
+    @property
+    def scalars(self) -> int:
+        return sum(step.scalars for step in self.steps)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Everything that a round sends out and that `apply` needs again. Tasks are sorted by client id."""
+
+    round: int
+    version: int                     # of the adapter that the tasks are about
+    settings: RoundSettings
+    tasks: tuple[ClientTask, ...]
+    guides: Guides
+    update_seed: int
+
+    def task(self, client_id: str) -> ClientTask | None:
+        return next((task for task in self.tasks if task.client_id == client_id), None)
+
+    def to_bytes(self) -> bytes:
+        fields = {
+            "round": self.round,
+            "version": self.version,
+            "settings": _plain(asdict(self.settings)),
+            "tasks": [_plain(asdict(task)) for task in self.tasks],
+            "update_seed": self.update_seed,
+            "norm": self.guides.norm,
+            "gradient": None,
+        }
+        arrays: dict[str, NDArray[Any]] = {}
+        if self.guides.gradient is not None:
+            gradient = self.guides.gradient
+            fields["gradient"] = {"sha256": gradient.sha256.hex(), "segments": list(gradient.segments)}
+            arrays["gradient"] = gradient.values
+        return pack(fields, arrays)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> RoundPlan:
+        """Raises ValueError when the bytes are damaged: the caller's store is."""
+        fields, arrays = unpack(data)
+        gradient = None
+        if fields["gradient"] is not None:
+            named = fields["gradient"]
+            gradient = Guide(bytes.fromhex(named["sha256"]), tuple(named["segments"]), arrays["gradient"])
+        settings = dict(fields["settings"])
+        settings["active_segments"] = tuple(settings["active_segments"])
+        settings["scale_sha256"] = bytes.fromhex(settings["scale_sha256"])
+        return RoundPlan(
+            round=fields["round"],
+            version=fields["version"],
+            settings=RoundSettings(**settings),
+            tasks=tuple(_task(table) for table in fields["tasks"]),
+            guides=Guides(gradient, fields["norm"]),
+            update_seed=fields["update_seed"],
+        )
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The adapter and all else that the next round depends on."""
+
+    version: int
+    adapter: Float32                          # shape (n,)
+    momentum: Float64 | None = None           # shape (n,), of a server optimiser with momentum
+    statistics: Mapping[str, float] | None = None    # running means, see rectify
+
+    def to_bytes(self) -> bytes:
+        arrays: dict[str, NDArray[Any]] = {"adapter": self.adapter}
+        if self.momentum is not None:
+            arrays["momentum"] = self.momentum
+        return pack({"version": self.version, "statistics": self.statistics}, arrays)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> RoundState:
+        """Raises ValueError when the bytes are damaged: the caller's store is."""
+        fields, arrays = unpack(data)
+        return RoundState(fields["version"], arrays["adapter"], arrays.get("momentum"), fields["statistics"])
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What an accepted report says: `scalars` as they arrived, float32 values, step by step."""
+
+    client_id: str
+    scalars: tuple[float, ...]
+    examples: int
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How a round went. `version` is the one that resulted; equal to the plan's when no report was usable."""
+
+    round: int
+    version: int
+    reports: int
+    scalars: int
+    examples: int
+    mean_abs_scalar: float
+    clipped_scalars: int             # scalars that the cloud cut to its robust bound
+    guide_weight: float              # the weight that the public gradient got
+    estimate_norm: float             # of the devices' estimate, in units of the scale
+    step_norm: float                 # of what was added to the adapter
+    clamped_parameters: int          # that would have left the grid's bound
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as hex and tuples as lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _task(table: Mapping[str, Any]) -> ClientTask:
+    steps = tuple(
+        replace(Step(**step), directions=tuple(_direction(item) for item in step["directions"]))
+        for step in table["steps"]
+    )
+    return ClientTask(table["client_id"], steps)
+
+
+def _direction(table: Mapping[str, Any]) -> Direction:
+    guides = tuple(GuideTerm(bytes.fromhex(g["guide_sha256"]), g["coefficient"]) for g in table["guides"])
+    return Direction(table["seed"], table["count"], table["isotropic_scale"], guides)
