@@ -5,7 +5,7 @@ The contract between a device and the cloud.
 
 A session is a sequence of phases. The device always speaks first; the cloud never opens a connection.
 
-  1. Enroll        once per device: hands over the public key that signs every later request.
+  1. Enroll        once per start of the device's process: hands over the public key that signs every later request.
   2. CheckIn       "I hold these versions, I am eligible": answered with a Task, a RetryWindow or Finished.
   3. Fetch         (HTTP, GET /v1/artifacts/{sha256}, Range allowed): whatever the task names and the device lacks.
   4. StreamGuides  only when the task names guides: the guide's bytes, segment by segment.
@@ -133,19 +133,23 @@ class EnrollReply(_message.Message):
 
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_URL_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """hex of the first 16 bytes of the key's SHA-256"""
     protocol_version: _builtins.int
     """what the cloud speaks: 1"""
+    artifacts_url: _builtins.str
+    """where GET /v1/artifacts/ is, "http://cloud.example:8080"; empty: this call's host, port 8080"""
     def __init__(
         self,
         *,
         client_id: _builtins.str = ...,
         protocol_version: _builtins.int = ...,
+        artifacts_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts_url", b"artifacts_url", "client_id", b"client_id", "protocol_version", b"protocol_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ The contract between a device and the cloud.
 
 A session is a sequence of phases. The device always speaks first; the cloud never opens a connection.
 
-  1. Enroll        once per device: hands over the public key that signs every later request.
+  1. Enroll        once per start of the device's process: hands over the public key that signs every later request.
   2. CheckIn       "I hold these versions, I am eligible": answered with a Task, a RetryWindow or Finished.
   3. Fetch         (HTTP, GET /v1/artifacts/{sha256}, Range allowed): whatever the task names and the device lacks.
   4. StreamGuides  only when the task names guides: the guide's bytes, segment by segment.
