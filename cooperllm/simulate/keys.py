@@ -1,0 +1,33 @@
+"""Device keys that follow from the seed, so that client ids, and with them every sum's order, are the same each time."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from device_runtime.store import Store
+
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Order of P-256's base point (FIPS 186-4, D.1.2.3)."""
+
+
+def private_key_pem(seed: int, device: int) -> bytes:
+    """Derive a device's P-256 private key, PEM (PKCS #8): SHA-512 of seed and number, modulo the group's order.
+
+    For simulations only: whoever knows the seed knows the key.
+    """
+    digest = hashlib.sha512(f"cooperllm simulated device {seed} {device}".encode()).digest()
+    scalar = int.from_bytes(digest, "big") % (_ORDER - 1) + 1
+    return ec.derive_private_key(scalar, ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def place_key(folder: Path, seed: int, device: int) -> None:
+    """Put the derived key where the device process will find it, unless it has one from an earlier start."""
+    with Store(folder) as store:
+        if store.read_key() is None:
+            store.write_key(private_key_pem(seed, device))

@@ -1,0 +1,86 @@
+"""timeline.json: who was busy with what, as a Chrome trace (open it in ui.perfetto.dev or chrome://tracing)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LANES: dict[str, str] = {
+    "check_in": "downlink",
+    "fetch": "downlink",
+    "guides": "downlink",
+    "compute": "compute",
+    "report": "uplink",
+}
+"""The three lanes of a device, by the name of a span (federation.proto, Span)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Someone's time from `start_ms` to `end_ms` (milliseconds since 1970). `who` is "cloud" or a device's name."""
+
+    who: str
+    name: str
+    start_ms: float
+    end_ms: float
+    round: int | None = None
+
+    @property
+    def lane(self) -> str:
+        """The row of the trace in which the span is drawn."""
+        return LANES.get(self.name, self.name)
+
+
+def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
+    """Arrange spans as a Chrome trace: one process per participant, one thread per lane; the first span starts at 0.
+
+    Format: "Trace Event Format", Google, complete events ("X") in microseconds.
+    """
+    start_ms = min((span.start_ms for span in spans), default=0.0)
+    participants = sorted({span.who for span in spans}, key=lambda who: (who != "cloud", who))
+    events: list[dict[str, Any]] = []
+    for process, who in enumerate(participants, start=1):
+        events.append(_name("process_name", process, 0, who))
+        events.append({"ph": "M", "name": "process_sort_index", "pid": process, "args": {"sort_index": process}})
+        own = [span for span in spans if span.who == who]
+        order = ["downlink", "compute", "uplink"]
+        lanes = sorted({span.lane for span in own}, key=lambda lane: (lane not in order, lane))
+        lanes.sort(key=lambda lane: order.index(lane) if lane in order else len(order))
+        for thread, lane in enumerate(lanes, start=1):
+            events.append(_name("thread_name", process, thread, lane))
+        for span in own:
+            events.append(
+                {
+                    "ph": "X",
+                    "name": span.name,
+                    "cat": span.lane,
+                    "pid": process,
+                    "tid": lanes.index(span.lane) + 1,
+                    "ts": round((span.start_ms - start_ms) * 1000, 1),
+                    "dur": round(max(span.end_ms - span.start_ms, 0.0) * 1000, 1),
+                    "args": {} if span.round is None else {"round": span.round},
+                }
+            )
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _name(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def busy_s(spans: Sequence[Span]) -> dict[str, float]:
+    """Sum the devices' time by lane, in seconds."""
+    totals: dict[str, float] = defaultdict(float)
+    for span in spans:
+        if span.who != "cloud":
+            totals[span.lane] += (span.end_ms - span.start_ms) / 1000
+    return dict(totals)
+
+
+def write(path: Path, spans: Sequence[Span]) -> None:
+    """Write timeline.json."""
+    path.write_text(json.dumps(chrome_trace(spans)), encoding="utf-8")
