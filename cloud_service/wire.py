@@ -1,0 +1,208 @@
+"""All checks of what devices send. Nothing that passed here is checked again; nothing is used that did not pass.
+
+Pure functions of messages and bytes. Each raises WireError(status, detail) with one of gRPC's status names; the
+caller answers the device with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from typing import TypeVar
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from google.protobuf.message import DecodeError, Message
+
+from protos import federation_pb2 as pb
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_CLOCK_DIFFERENCE_MS = 300_000
+MAX_SPANS = 4096
+MAX_U32 = 2**32 - 1
+
+_CLIENT_ID = re.compile(r"[0-9a-f]{32}")
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"[0-9]{1,15}")
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+class WireError(Exception):
+    """A request that breaks a rule. Answer it with `status` (a gRPC status name) and `detail` (one line)."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+def _require(condition: bool, detail: str) -> None:
+    if not condition:
+        raise WireError("INVALID_ARGUMENT", detail)
+
+
+def _one_line(text: str, name: str, longest: int) -> None:
+    _require(len(text) <= longest, f"{name} has more than {longest} characters")
+    _require(text.isprintable(), f"{name} has characters that cannot be printed")
+
+
+def _hash(value: bytes, name: str, may_be_empty: bool) -> None:
+    allowed = (0, 32) if may_be_empty else (32,)
+    _require(len(value) in allowed, f"{name} has {len(value)} bytes, not 32")
+
+
+def is_sha256_hex(text: str) -> bool:
+    """Whether a text is a SHA-256 in lower-case hex, and so safe as a file name."""
+    return _SHA256_HEX.fullmatch(text) is not None
+
+
+def parse(message: AnyMessage, data: bytes) -> AnyMessage:
+    """Fills an empty message from bytes of the wire."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise WireError("RESOURCE_EXHAUSTED", f"the message has {len(data)} bytes, at most {MAX_MESSAGE_BYTES} are read")
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise WireError("INVALID_ARGUMENT", f"this is no {message.DESCRIPTOR.name}") from None
+    return message
+
+
+def client_id_of(public_key: bytes) -> str:
+    """The client id of a key: hex of the first 16 bytes of its SHA-256."""
+    return hashlib.sha256(public_key).hexdigest()[:32]
+
+
+def public_key(data: bytes) -> ec.EllipticCurvePublicKey:
+    """Reads an EC P-256 key in SubjectPublicKeyInfo (DER)."""
+    _require(0 < len(data) <= 256, f"public_key has {len(data)} bytes, not 1 to 256")
+    try:
+        key = load_der_public_key(data)
+    except (ValueError, UnsupportedAlgorithm, TypeError):
+        raise WireError("INVALID_ARGUMENT", "public_key is no DER SubjectPublicKeyInfo") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise WireError("INVALID_ARGUMENT", "public_key is no EC P-256 key")
+    return key
+
+
+def check_identity(client_id: str, time_ms: str, now_ms: int) -> None:
+    """Checks the form of the two metadata texts, and the device's clock."""
+    if not _CLIENT_ID.fullmatch(client_id):
+        raise WireError("UNAUTHENTICATED", "cooperllm-client is missing or no client id: enroll first")
+    if not _TIME.fullmatch(time_ms):
+        raise WireError("UNAUTHENTICATED", "cooperllm-time-ms is missing or no number of milliseconds")
+    if abs(int(time_ms) - now_ms) > MAX_CLOCK_DIFFERENCE_MS:
+        raise WireError("UNAUTHENTICATED", f"the clocks differ by more than 300 s: the cloud has {now_ms} ms since 1970")
+
+
+def check_signature(key_bytes: bytes, signature: bytes, signed: bytes) -> None:
+    """Checks an ECDSA P-256 signature over SHA-256 of `signed` (see signed_call, signed_get)."""
+    if not 0 < len(signature) <= 80:
+        raise WireError("UNAUTHENTICATED", "cooperllm-signature is missing or too long")
+    try:
+        public_key(key_bytes).verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise WireError("UNAUTHENTICATED", "cooperllm-signature does not match the request and the enrolled key") from None
+
+
+def signed_call(method_path: str, time_ms: str, request: bytes) -> bytes:
+    """What a device signs for a gRPC call: method path, '\\n', time-ms, '\\n', the serialised request."""
+    return f"{method_path}\n{time_ms}\n".encode() + request
+
+
+def signed_get(path: str, time_ms: str) -> bytes:
+    """What a device signs for an HTTP GET: "GET", ' ', path, '\\n', time-ms, '\\n'."""
+    return f"GET {path}\n{time_ms}\n".encode()
+
+
+def check_enroll(request: pb.EnrollRequest, enrollment_token: str) -> str:
+    """Checks an enrollment and answers the client id."""
+    public_key(request.public_key)
+    _one_line(request.device_name, "device_name", 64)
+    if enrollment_token and not _same_text(request.enrollment_token, enrollment_token):
+        raise WireError("PERMISSION_DENIED", "this service asks for an enrollment token: ask its operator for one")
+    return client_id_of(request.public_key)
+
+
+def _same_text(given: str, wanted: str) -> bool:
+    # Comparing hashes keeps the time independent of how much of the token is right.
+    return hashlib.sha256(given.encode()).digest() == hashlib.sha256(wanted.encode()).digest()
+
+
+def is_token(given: str, wanted: str) -> bool:
+    """Whether a bearer token is the operator's. An empty one never is."""
+    return bool(wanted) and _same_text(given, wanted)
+
+
+def check_check_in(request: pb.CheckInRequest) -> None:
+    """Checks a check-in."""
+    if request.protocol_version != PROTOCOL_VERSION:
+        raise WireError("FAILED_PRECONDITION", f"protocol_version {request.protocol_version} is not spoken here, "
+                                               f"{PROTOCOL_VERSION} is: update the app")
+    _hash(request.bundle_sha256, "bundle_sha256", may_be_empty=True)
+    _hash(request.adapter_sha256, "adapter_sha256", may_be_empty=True)
+    _require(request.adapter_version < 2**63, "adapter_version is too large")
+    _require(request.HasField("budget"), "budget is missing")
+    _require(request.budget.min_batch_examples >= 8, "budget.min_batch_examples is below 8")
+    speed = request.download_bytes_per_s
+    _require(math.isfinite(speed) and speed >= 0, "download_bytes_per_s is not a finite number of at least 0")
+
+
+def check_stream_guides(request: pb.StreamGuidesRequest) -> None:
+    """Checks a request for guides."""
+    _require(0 < len(request.task_id) <= 64, "task_id must have 1 to 64 characters")
+    _one_line(request.task_id, "task_id", 64)
+
+
+def check_report(report: pb.Report) -> None:
+    """Checks everything about a report that does not depend on its task."""
+    for name in ("task_id", "report_id"):
+        _require(0 < len(getattr(report, name)) <= 64, f"{name} must have 1 to 64 characters")
+        _one_line(getattr(report, name), name, 64)
+    _one_line(report.detail, "detail", 512)
+    known = report.status in pb.ReportStatus.values() and report.status != pb.REPORT_STATUS_UNSPECIFIED
+    _require(known, f"status {report.status} is unknown")
+    _hash(report.adapter_sha256, "adapter_sha256", may_be_empty=report.status != pb.REPORT_STATUS_OK)
+    _require(all(map(math.isfinite, report.scalars)), "scalars has a value that is not finite")
+    _require(all(map(math.isfinite, report.segment_scores)), "segment_scores has a value that is not finite")
+    _check_timing(report.timing)
+
+
+def _check_timing(timing: pb.Timing) -> None:
+    _require(len(timing.spans) <= MAX_SPANS, f"timing has more than {MAX_SPANS} spans")
+    for span in timing.spans:
+        _one_line(span.name, "timing.spans.name", 32)
+        finite = math.isfinite(span.start_ms) and math.isfinite(span.end_ms)
+        _require(finite and 0 <= span.start_ms <= span.end_ms, "timing.spans: start_ms and end_ms are out of order")
+    for name in ("downlink_bytes", "uplink_bytes", "segment_runs"):
+        _require(getattr(timing, name) < 2**63, f"timing.{name} is too large")
+
+
+def check_directions_report(report: pb.Report, scalars: int, adapter_sha256: bytes, clip: float) -> None:
+    """Checks an OK report against its directions task, which asked for so many scalars about this adapter."""
+    _check_adapter(report, adapter_sha256)
+    _require(len(report.scalars) == scalars, f"scalars has {len(report.scalars)} values, the task asked for {scalars}")
+    _require(report.examples >= 8, "examples is below 8: a batch has at least 8 distinct ones")
+    # Rounding to float32 may lift a clipped scalar by half a unit in its last place.
+    if clip > 0:
+        _require(all(abs(value) <= clip * (1 + 2.0**-23) for value in report.scalars), "scalars exceed the task's clip")
+
+
+def check_evaluation_report(report: pb.Report, adapter_sha256: bytes) -> None:
+    """Checks an OK report against its evaluation task."""
+    _check_adapter(report, adapter_sha256)
+    _require(report.HasField("evaluation"), "evaluation is missing")
+    evaluation = report.evaluation
+    _require(math.isfinite(evaluation.loss) and evaluation.loss >= 0, "evaluation.loss is not a finite number of at least 0")
+    _require(evaluation.count >= 1, "evaluation.count is 0")
+    _require(evaluation.correct <= evaluation.count, "evaluation.correct is larger than evaluation.count")
+
+
+def _check_adapter(report: pb.Report, adapter_sha256: bytes) -> None:
+    if report.adapter_sha256 != adapter_sha256:
+        raise WireError("FAILED_PRECONDITION", "adapter_sha256 is not the task's: drop the report, check in again "
+                                               "without a version to get a snapshot")
