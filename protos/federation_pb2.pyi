@@ -16,7 +16,7 @@ A task is a lease: it is the device's until lease_remaining_ms has passed, then 
 Every request after Enroll carries three metadata entries:
   cooperllm-client     the client id that Enroll answered
   cooperllm-time-ms    the device's clock, milliseconds since 1970 (accepted within 300 s of the cloud's)
-  cooperllm-signature  ECDSA P-256 over SHA-256 (DER), of: method path, '\\n', time-ms, '\\n', the serialised request
+  cooperllm-signature  ECDSA P-256 over SHA-256 (DER, in hex), of: method path, '\\n', time-ms, '\\n', the serialised request
 HTTP requests carry the same three as headers; what is signed there is: "GET", ' ', path, '\\n', time-ms, '\\n'.
 
 Statuses that every call may answer, in gRPC's words:
