@@ -1,0 +1,120 @@
+"""From one adapter version to the next: replaying records, and deltas of grid steps.
+
+A delta is, little-endian:
+
+    bytes  0..7    magic "CLMDELTA"
+    bytes  8..11   format, uint32: 1
+    bytes 12..15   n, uint32
+    bytes 16..47   SHA-256 of the adapter's float32 bytes before
+    bytes 48..79   SHA-256 of the adapter's float32 bytes after
+    bytes 80..     zlib (RFC 1950) of 4 n bytes: four planes of n bytes; plane p holds byte p of every zigzag
+
+difference = (after - before) * 2^e is an int32, zigzag(d) = (d << 1) ^ (d >> 31) as uint32: small steps of
+both signs leave the upper planes zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.zo.errors import VersionError
+from device_runtime.zo.grid import STEPS, from_steps, to_steps
+from device_runtime.zo.layout import Layout
+from device_runtime.zo.spsa import Update, apply_update
+
+_MAGIC = b"CLMDELTA"
+_FORMAT = 1
+_HEADER = struct.Struct("<8sII32s32s")
+_PLANES = 4
+
+
+def adapter_sha256(adapter: NDArray[np.float32]) -> bytes:
+    """Return the SHA-256 of the adapter's little-endian float32 bytes: 32 raw bytes."""
+    return hashlib.sha256(adapter.astype("<f4", copy=False).tobytes()).digest()
+
+
+def apply_records(
+    adapter: NDArray[np.float32], layout: Layout, updates: Iterable[Update]
+) -> NDArray[np.float32]:
+    """Return the adapter after replaying updates in order; the one handed in is left alone.
+
+    Each version is a record; it must be replayed from the very version before it, because clamping and
+    rounding depend on it.
+
+    Raises NotFinite or OutOfRange: the caller drops the records and fetches a snapshot.
+    """
+    result = adapter.copy()
+    for update in updates:
+        apply_update(result, layout, update)
+    return result
+
+
+def encode_delta(before: NDArray[np.float32], after: NDArray[np.float32], layout: Layout) -> bytes:
+    """Return the delta that leads from one adapter to another of the same layout.
+
+    Raises LayoutError when either is not of the layout: a mistake of the caller.
+    """
+    layout.check(before)
+    layout.check(after)
+    difference = np.zeros(layout.parameters, dtype=np.int64)
+    for tensor in layout.tensors:
+        steps = to_steps(after[tensor.span], tensor.exponent) - to_steps(before[tensor.span], tensor.exponent)
+        difference[tensor.span] = steps.astype(np.int64)
+    zigzag = ((difference << 1) ^ (difference >> 63)).astype("<u4")
+    planes = zigzag.view(np.uint8).reshape(-1, _PLANES).T
+    header = _HEADER.pack(_MAGIC, _FORMAT, layout.parameters, adapter_sha256(before), adapter_sha256(after))
+    return header + zlib.compress(planes.tobytes(), 9)
+
+
+def decode_delta(delta: bytes, before: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """Return the adapter that a delta leads to from `before`, which is left alone.
+
+    Never holds more than 4 n decompressed bytes, whatever the delta claims.
+
+    Raises VersionError when the delta is damaged, or made for another adapter: the caller fetches a snapshot.
+    """
+    after_sha256 = _check_header(delta, before, layout)
+    zigzag = _decompress(delta[_HEADER.size :], layout.parameters).astype(np.int64)
+    difference = (zigzag >> 1) ^ -(zigzag & 1)
+    after = np.empty(layout.parameters, dtype=np.float32)
+    for tensor in layout.tensors:
+        steps = to_steps(before[tensor.span], tensor.exponent) + difference[tensor.span]
+        if np.any(np.abs(steps) >= STEPS):
+            raise VersionError(f"a delta leads {tensor.name} out of its range: fetch a snapshot")
+        after[tensor.span] = from_steps(steps, tensor.exponent)
+    if adapter_sha256(after) != after_sha256:
+        raise VersionError("a delta does not lead to the adapter it names: fetch a snapshot")
+    return after
+
+
+def _check_header(delta: bytes, before: NDArray[np.float32], layout: Layout) -> bytes:
+    """Check everything before the compressed part; return the SHA-256 of the adapter that results."""
+    if len(delta) < _HEADER.size:
+        raise VersionError("a delta is truncated: fetch it again")
+    magic, version, parameters, before_sha256, after_sha256 = _HEADER.unpack_from(delta)
+    if magic != _MAGIC or version != _FORMAT:
+        raise VersionError("this is no delta that this release reads: update it, or fetch a snapshot")
+    if parameters != layout.parameters or before.shape != (layout.parameters,):
+        raise VersionError(f"a delta has {parameters} parameters, not {layout.parameters}: fetch a snapshot")
+    if before_sha256 != adapter_sha256(before):
+        raise VersionError("a delta starts from another adapter than the one held: fetch a snapshot")
+    return bytes(after_sha256)
+
+
+def _decompress(data: bytes, parameters: int) -> NDArray[np.uint32]:
+    size_bytes = _PLANES * parameters
+    decompressor = zlib.decompressobj()
+    try:
+        # One byte more than expected, so that a longer stream is noticed without being unpacked.
+        planes = decompressor.decompress(data, size_bytes + 1)
+    except zlib.error as error:
+        raise VersionError(f"a delta cannot be unpacked ({error}): fetch it again") from error
+    if len(planes) != size_bytes or not decompressor.eof or decompressor.unused_data:
+        raise VersionError("a delta does not unpack to its parameters: fetch it again")
+    return np.frombuffer(planes, np.uint8).reshape(_PLANES, parameters).T.copy().view("<u4").reshape(-1)
