@@ -37,9 +37,9 @@
     +-- ProgramError                   the program could not be loaded or run
     +-- Stopped                        stop() was called
 
-Each carries one line that says what to do, and the exit code that a command ends with. No message ever quotes an
-example's text or label, except ExamplesError, which is shown to the person whose file it is and never leaves the
-machine.
+Each carries one line that says what to do, and the exit code that a command ends with. No message ever quotes
+an example's text or label, except ExamplesError, which is shown to the person whose file it is and never
+leaves the machine.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class OptionError(InputError):
 class ExamplesError(InputError):
     """A data file cannot be read. Show the message: it names the file and the line to correct.
 
-    Attributes: `path` is the file as it was given; `line` counts from 1, and is None when the whole file is meant.
+    Attributes: `path` is the file as it was given; `line` counts from 1, and is None when the whole file is
+    meant.
     """
 
     def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
@@ -82,11 +83,15 @@ class ExamplesError(InputError):
 
 
 class BundleError(InputError):
-    """A bundle's file is missing, truncated or altered. Fetch or export the bundle again; never use it as it is."""
+    """A bundle's file is missing, truncated or altered. Fetch or export the bundle again; never use it as it
+    is.
+    """
 
 
 class BundleVersionError(BundleError):
-    """The bundle has a format that this release does not read. Update CooperLLM, or export the bundle with this one."""
+    """The bundle has a format that this release does not read. Update CooperLLM, or export the bundle with
+    this one.
+    """
 
 
 class LayoutMismatch(BundleError):
@@ -98,11 +103,15 @@ class PortInUse(InputError):
 
 
 class StoreError(CooperLLMError):
-    """State on disk cannot be read or written. Correct what the message names and start again: nothing was lost."""
+    """State on disk cannot be read or written. Correct what the message names and start again: nothing was
+    lost.
+    """
 
 
 class StoreFull(StoreError):
-    """No space is left for what had to be written. Free some and start again: what was stored before is intact."""
+    """No space is left for what had to be written. Free some and start again: what was stored before is
+    intact.
+    """
 
 
 class StoreInUse(StoreError):
@@ -118,11 +127,15 @@ class ServerUnreachable(ServerError):
 
 
 class ServerRefused(ServerError):
-    """The cloud says that this request can never succeed. Do not repeat it; the message says what it objects to."""
+    """The cloud says that this request can never succeed. Do not repeat it; the message says what it objects
+    to.
+    """
 
 
 class NotEnrolled(ServerRefused):
-    """The cloud does not know this device, or the clocks differ by over 300 s. Set the clock, then enroll again."""
+    """The cloud does not know this device, or the clocks differ by over 300 s. Set the clock, then enroll
+    again.
+    """
 
 
 class EnrollmentRefused(ServerRefused):
@@ -142,14 +155,16 @@ class VersionRefused(ServerError):
 
 
 class ArtifactError(CooperLLMError):
-    """Downloaded bytes do not have the size or SHA-256 that was promised. They were dropped; fetch them again."""
+    """Downloaded bytes do not have the size or SHA-256 that was promised. They were dropped; fetch them
+    again.
+    """
 
 
 class TaskRefused(CooperLLMError):
     """The device will not or cannot do this task. Report it with `status`, then check in again.
 
-    `status` is the name of a ReportStatus in federation.proto, without its prefix. The message may leave the device,
-    so it never says anything about an example.
+    `status` is the name of a ReportStatus in federation.proto, without its prefix. The message may leave the
+    device, so it never says anything about an example.
     """
 
     status = "UNSUPPORTED_TASK"
@@ -180,7 +195,9 @@ class DirectionOutOfRange(TaskRefused):
 
 
 class LossNotFinite(TaskRefused):
-    """The loss became NaN or infinite. The adapter is as it was; the cloud should use a smaller learning rate."""
+    """The loss became NaN or infinite. The adapter is as it was; the cloud should use a smaller learning
+    rate.
+    """
 
     status = "LOSS_NOT_FINITE"
 
@@ -198,7 +215,9 @@ class BadArtifact(TaskRefused):
 
 
 class ProgramError(CooperLLMError):
-    """The program could not be loaded or run. Export the bundle again with the ExecuTorch that this release pins."""
+    """The program could not be loaded or run. Export the bundle again with the ExecuTorch that this release
+    pins.
+    """
 
 
 class Stopped(CooperLLMError):

@@ -1,0 +1,238 @@
+"""What a device keeps on disk between two runs, written so that a crash at any moment loses at most the last
+write.
+
+    store/
+      lock                     held while a process uses the folder
+      key                      the device's private key (PEM), readable by its owner alone
+      state                    everything small, as one document: see State
+      adapters/<sha256>        float32 bytes of the adapter version that `state` names
+      guides/<sha256>          decoded float32 bytes of the last task's guides: a record may name them
+      artifacts/<sha256>       downloaded files; `.part` while they are on their way
+      bundles/<sha256>/        a bundle's four files, by the hash of its manifest
+
+Every file is written beside its place, flushed to the disk, and then renamed: under its name there is either
+the old content or the new one, never half of it. Reads check the hash; a file that fails is treated as absent
+and removed, so that it is fetched or computed again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from .errors import StoreError, StoreFull, StoreInUse
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FOLDERS = ("adapters", "guides", "artifacts", "bundles")
+
+
+@dataclass(frozen=True)
+class State:
+    """The small part of a device's state. Hashes are hex, "" means none."""
+
+    bundle_sha256: str = ""
+    adapter_version: int = 0
+    adapter_sha256: str = ""
+    pending_report: str = ""  # a serialised Report in hex, until it is acknowledged
+    progress_task_id: str = ""  # the task that `progress_scalars` belong to
+    progress_scalars: list[float] = field(default_factory=list)  # wire form, of the steps that are done
+    disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
+    evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
+    downlink_bytes: int = 0  # since the last acknowledged report
+    uplink_bytes: int = 0
+
+
+class Store:
+    """One device's folder, locked for this process. Close it, or use it in a `with` block.
+
+    Raises StoreInUse when another process holds the folder, StoreError when it cannot be used at all. Every
+    method that writes raises StoreFull when no space is left; what was there before stays intact.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            for name in _FOLDERS:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise store_error(error, self.folder, "create") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreInUse(
+                f"{self.folder} is in use by another process: stop it or choose another folder"
+            ) from error
+        self._remove_leftovers()
+        self._state = self._read_state()
+
+    def close(self) -> None:
+        """Gives the folder back. Calling it again does nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the small state ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What was last written."""
+        return self._state
+
+    def update(self, **changes: object) -> State:
+        """Writes the state with these fields changed, all of them or none. Returns it."""
+        state = replace(self._state, **changes)  # type: ignore[arg-type]
+        if state != self._state:
+            self._write_sealed(self.folder / "state", json.dumps(asdict(state), sort_keys=True).encode())
+            self._state = state
+        return state
+
+    def read_key(self) -> bytes | None:
+        """The device's private key in PEM, or None when there is none yet (or it was damaged)."""
+        return self._read_sealed(self.folder / "key")
+
+    def write_key(self, pem: bytes) -> None:
+        """Keeps the device's private key, readable by its owner alone."""
+        self._write_sealed(self.folder / "key", pem)
+
+    # --- by hash --------------------------------------------------------------------------------------------
+
+    def path(self, kind: str, sha256: str) -> Path:
+        """Where the file of this hash lies or would lie; `kind` is adapters, guides, artifacts or bundles."""
+        if kind not in _FOLDERS or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise ValueError("kind or hash")
+        return self.folder / kind / sha256
+
+    def read(self, kind: str, sha256: str) -> bytes | None:
+        """The bytes that have this hash, or None. A file that no longer has its hash is removed."""
+        path = self.path(kind, sha256)
+        data = _read_or_none(path)
+        if data is not None and hashlib.sha256(data).hexdigest() != sha256:
+            path.unlink(missing_ok=True)
+            return None
+        return data
+
+    def write(self, kind: str, data: bytes) -> str:
+        """Keeps bytes under their own hash, which it returns (hex)."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        write_file(self.path(kind, sha256), data)
+        return sha256
+
+    def keep_only(self, kind: str, hashes: Iterable[str]) -> None:
+        """Removes all files of a kind but these, `.part` files included."""
+        keep = set(hashes)
+        for path in (self.folder / kind).iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def write_adapter(self, version: int, data: bytes) -> str:
+        """Makes these float32 bytes the adapter version that the device holds. Returns their hash (hex).
+
+        The bytes are safe on disk before the state names them, and the older ones go only after that.
+        """
+        sha256 = self.write("adapters", data)
+        self.update(adapter_version=version, adapter_sha256=sha256)
+        self.keep_only("adapters", [sha256])
+        return sha256
+
+    def read_adapter(self) -> bytes | None:
+        """The float32 bytes of the adapter version that `state` names, or None when they are absent or
+        damaged.
+        """
+        return self.read("adapters", self._state.adapter_sha256) if self._state.adapter_sha256 else None
+
+    def forget(self) -> None:
+        """Deletes everything but the lock: key, state, adapter, guides and bundles. The next use starts anew."""
+        for name in (
+            "state",
+            "key",
+        ):  # first what names the rest, so that a crash in between leaves nothing half known
+            (self.folder / name).unlink(missing_ok=True)
+        self._state = State()
+        for name in _FOLDERS:
+            self.keep_only(name, [])
+        sync_folder(self.folder)
+
+    # --- files ----------------------------------------------------------------------------------------------
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of a process that was killed while it wrote."""
+        for folder in (self.folder, *(self.folder / name for name in _FOLDERS)):
+            for path in folder.glob("*.tmp"):
+                path.unlink(missing_ok=True)
+
+    def _read_state(self) -> State:
+        data = self._read_sealed(self.folder / "state")
+        if data is None:
+            return State()
+        known = set(State.__dataclass_fields__)  # a field of a newer release is not ours to understand
+        return State(**{name: value for name, value in json.loads(data).items() if name in known})
+
+    def _write_sealed(self, path: Path, data: bytes) -> None:
+        write_file(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+    def _read_sealed(self, path: Path) -> bytes | None:
+        content = _read_or_none(path)
+        if content is None:
+            return None
+        seal, _, data = content.partition(b"\n")
+        if hashlib.sha256(data).hexdigest().encode() != seal:
+            path.unlink(missing_ok=True)
+            return None
+        return data
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Puts bytes under a name: all of them or, whatever happens, none. Raises StoreFull or StoreError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise store_error(error, path, "write") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename last: it is the folder, not the file, that holds the name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_or_none(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise store_error(error, path, "read") from error
+
+
+def store_error(error: OSError, path: Path, action: str) -> StoreError:
+    """The one-line error for a failed read or write: StoreFull when space is what is missing."""
+    if error.errno in _FULL:
+        return StoreFull(f"no space left to {action} {path}: free some and start again, nothing was lost")
+    return StoreError(
+        f"cannot {action} {path}: {error.strerror}: correct it and start again, nothing was lost"
+    )
