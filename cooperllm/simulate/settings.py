@@ -1,0 +1,112 @@
+"""What a simulation does, and the job files of its runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloud_service.job import Job, from_table
+from cooperllm.simulate.material import Sources
+from cooperllm.simulate.shards import Sharding
+from device_runtime.errors import OptionError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What the job file may not decide, because the simulation does.
+RESERVED = ("bundle", "public", "eval", "cohort_size", "seed", "name")
+
+# Only what differs from a job's own defaults: processes on one machine need not wait for each other.
+DEFAULT_JOB: dict[str, Any] = {
+    "rounds": 50,
+    "directions_per_task": 16,
+    "batch_examples": 16,
+    "active_segments": "head",
+    "retry_min_ms": 10,
+    "retry_max_ms": 40,
+    "evaluate_every_rounds": 5,
+}
+
+# What each comparison changes in the job. Data are the same, but for the labels of `shuffled`.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cooperllm": {},
+    "devices_alone": {"estimator": "isotropic", "guide_weight": 0.0, "start": "bundle"},
+    "shuffled": {},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One `cooperllm simulate`: its options, checked."""
+
+    sources: Sources
+    devices: int
+    seeds: tuple[int, ...]
+    public: int
+    sharding: Sharding
+    model: str
+    bundle: Path | None
+    out: Path
+    baselines: bool
+    drop_duplicates: bool
+    job: Mapping[str, Any] = field(default_factory=dict)   # DEFAULT_JOB, then --job's file, then single options
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.devices <= 256:
+            raise OptionError(f"--devices {self.devices}: use 1 to 256, each is a process of its own")
+        if not self.seeds or min(self.seeds) < 0:
+            raise OptionError("--seed, --seeds: use whole numbers from 0, and at least one seed")
+
+    def job_for(self, variant: str, seed: int, bundle: Path, public: Path, evaluation: Path) -> Job:
+        """Make the job of one run. Raises OptionError that names the setting: show it, correct it."""
+        table = {
+            "min_reports": self.devices,
+            **self.job,
+            **VARIANTS[variant],
+            "name": f"simulate-{variant}-{seed}",
+            "bundle": str(bundle),
+            "public": str(public),
+            "eval": str(evaluation),
+            "cohort_size": self.devices,
+            "seed": seed,
+        }
+        return from_table(table)
+
+
+def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the job's settings over each other: the defaults, then the file's, then the options that were given.
+
+    Raises OptionError when the file is not TOML or decides what is the simulation's to decide: show it, correct it.
+    """
+    table = dict(DEFAULT_JOB)
+    if job_file is not None:
+        try:
+            given = tomllib.loads(job_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"--job {job_file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        except tomllib.TOMLDecodeError as error:
+            raise OptionError(f"--job {job_file} is not TOML: {error}") from None
+        for name in RESERVED:
+            if name in given:
+                raise OptionError(f"--job {job_file}: {name} follows from the simulation's own options: remove it")
+        table.update(given)
+    table.update({name: value for name, value in options.items() if value is not None})
+    return table
+
+
+def to_toml(table: Mapping[str, Any]) -> str:
+    """Write a flat table of texts, numbers, booleans and lists of them as TOML; JSON's literals are TOML's for these."""
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items())
+
+
+def write_job(path: Path, job: Job) -> Path:
+    """Write a job file that `cooperllm serve --job` reads, with every setting in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_toml(job.to_json_object()), encoding="utf-8")
+    return path
