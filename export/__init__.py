@@ -1,0 +1,1 @@
+"""From a Hugging Face model to a bundle. Imports torch; devices never import this package."""

@@ -1,0 +1,44 @@
+"""Adapter kinds: what is trained, and how it enters a frozen linear module. One file a kind."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear module; kinds that train something at this place derive from it.
+
+    Attributes:
+        adapter_shapes: name → shape of the adapter tensors that this module reads from its `adapter` argument.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.adapter_shapes: dict[str, tuple[int, ...]] = {}
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor, adapter: dict[str, torch.Tensor]) -> torch.Tensor:
+        """x float32 [1, N, in] → float32 [1, N, out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Adapter(Protocol):
+    """What a family asks of an adapter kind."""
+
+    @property
+    def kind(self) -> str:
+        """The manifest's name of the kind."""
+
+    def linear(self, path: str, weight: torch.Tensor, bias: torch.Tensor | None) -> AdaptedLinear:
+        """The module that stands at `path`: frozen, or frozen with something trainable."""
+
+    def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """The starting values of one adapter tensor."""

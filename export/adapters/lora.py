@@ -1,0 +1,66 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + (lora_alpha / r) B A x, with A and B as program inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from export.adapters import AdaptedLinear
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter kind "lora", with PEFT's names for its fields.
+
+    Args:
+        r: rank.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        target_modules: last parts of the names of the linear modules that get an A and a B, e.g. "query".
+    """
+
+    r: int = 8
+    lora_alpha: float = 16.0
+    target_modules: tuple[str, ...] = ("query", "value")
+    kind: str = "lora"
+
+    def linear(self, path: str, weight: torch.Tensor, bias: torch.Tensor | None) -> AdaptedLinear:
+        """The frozen linear module at `path`, with a LoRA where it is one of the target modules."""
+        if path.rsplit(".", 1)[-1] in self.target_modules:
+            return LoraLinear(path, weight, bias, self.r, self.lora_alpha / self.r)
+        return AdaptedLinear(weight, bias)
+
+    def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """PEFT's start: B is zero, A is Kaiming-uniform with a = sqrt(5), i.e. uniform in ±1/sqrt(fan_in)."""
+        if name.endswith("lora_B.weight"):
+            return np.zeros(shape, np.float32)
+        bound = 1.0 / math.sqrt(shape[1])
+        return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+class LoraLinear(AdaptedLinear):
+    """A frozen linear module plus the low-rank update whose factors come as inputs."""
+
+    def __init__(
+        self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, r: int, scaling: float
+    ) -> None:
+        super().__init__(weight, bias)
+        out_features, in_features = weight.shape
+        self.name_a = f"{path}.lora_A.weight"
+        self.name_b = f"{path}.lora_B.weight"
+        self.adapter_shapes = {self.name_a: (r, in_features), self.name_b: (out_features, r)}
+        self.scaling: torch.Tensor
+        self.register_buffer("scaling", torch.tensor([scaling]))
+
+    def forward(self, x: torch.Tensor, adapter: dict[str, torch.Tensor]) -> torch.Tensor:
+        """x float32 [1, N, in] → float32 [1, N, out]."""
+        # bmm, not linear: XNNPACK takes a linear only with a constant weight, but bmm with two inputs.
+        a = adapter[self.name_a].view(1, *self.adapter_shapes[self.name_a]).permute(0, 2, 1)
+        b = adapter[self.name_b].view(1, *self.adapter_shapes[self.name_b]).permute(0, 2, 1)
+        low = torch.bmm(x, a) * self.scaling
+        frozen: torch.Tensor = nn.functional.linear(x, self.weight, self.bias)
+        return frozen + torch.bmm(low, b)

@@ -1,0 +1,214 @@
+"""Family + adapter + task as one torch module: what is lowered is what the cloud differentiates.
+
+How the result is scored with transformers and PEFT: the adapter's names are PEFT's, so an adapter written with them is
+a PEFT adapter of the family's base class (for BERT: AutoModel). PEFT adds the LoRA to the encoder; the classifier lies
+in the same file under `base_model.model.classifier.{weight,bias}`. Stock BertForSequenceClassification would pool the
+first token through another trained layer; this task pools as its manifest says, so the scoring is
+
+    encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(source), folder).eval()
+    head = load_file(f"{folder}/adapter_model.safetensors")
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    hidden = encoder(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None].float()
+    pooled = (hidden * mask).sum(1) / mask.sum(1)          # "mean"; for "cls": hidden[:, 0]
+    logits = pooled @ head[PREFIX + "weight"].T + head[PREFIX + "bias"]
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from device_runtime.bundle import layout_of
+from device_runtime.errors import BundleError
+from device_runtime.zo.layout import Layout
+from export.adapters import Adapter
+from export.families import Family
+from export.segments import Head, Segment, cut
+from export.source import Source, Weights, locate
+from protos import bundle_pb2
+
+
+class Batch(Protocol):
+    """What the model reads of a batch; NumPy arrays.
+
+    Attributes:
+        input_ids: int64 [B,T].
+        attention_mask: int64 [B,T], 1 for a real token.
+        labels: int64 [B].
+        weights: float [B], 0 for a padding row.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    attention_mask: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[Any]
+
+
+class Network(nn.Module):
+    """The frozen chain `embed`, segments, `head`; the adapter's tensors are arguments, not parameters.
+
+    Attributes:
+        shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
+    """
+
+    def __init__(self, family: Family, task: nn.Module, segments: int | None) -> None:
+        super().__init__()
+        self.family = family.name
+        self.hidden_size = family.hidden_size
+        self.max_positions = family.max_positions
+        self.embed = family.embed
+        self.segments = nn.ModuleList(
+            Segment([family.blocks[i] for i in blocks]) for blocks in cut(len(family.blocks), segments)
+        )
+        self.head = Head(task)
+
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        parts: list[Any] = [*self.segments, self.head]
+        return [dict(part.shapes) for part in parts]
+
+
+class Model(nn.Module):
+    """A network with its adapter as one trainable float32 vector in the order of a layout.
+
+    Args:
+        network: the frozen chain.
+        layout: of the adapter; its names and shapes must be the network's.
+
+    Raises:
+        BundleError: the layout is of another network.
+    """
+
+    def __init__(self, network: Network, layout: Layout) -> None:
+        super().__init__()
+        wanted = [(k, name, shape) for k, part in enumerate(network.shapes) for name, shape in part.items()]
+        if wanted != [(t.segment, t.name, t.shape) for t in layout.tensors]:
+            raise BundleError("the layout is not of this model: export the bundle again from the same source")
+        self.network = network
+        self.layout = layout
+        self.adapter = nn.Parameter(torch.zeros(layout.parameters))
+
+    def load_adapter(self, vector: npt.NDArray[np.float32]) -> None:
+        """Copies an adapter, float32 (n,), into the model.
+
+        Raises:
+            ValueError: wrong length.
+        """
+        if vector.shape != (self.layout.parameters,):
+            raise ValueError(f"an adapter of this layout has {self.layout.parameters} parameters, not {vector.shape}")
+        with torch.no_grad():
+            self.adapter.copy_(torch.from_numpy(np.array(vector, np.float32)))
+
+    def segment_tensors(self, segment: int) -> list[torch.Tensor]:
+        """The adapter tensors of a segment, as views of the adapter, in the order of the program's inputs."""
+        return [self.adapter[t.span].view(t.shape) for t in self.layout.segment_tensors(segment)]
+
+    def hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """int64 [B,T], int64 [B,T] → the last hidden states, float32 [B,T,D]."""
+        hidden, mask = self.network.embed(input_ids, attention_mask)
+        for k, segment in enumerate(self.network.segments):
+            hidden = segment(hidden, mask, *self.segment_tensors(k))
+        return torch.as_tensor(hidden)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """→ (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])."""
+        hidden = self.hidden(input_ids, attention_mask)
+        last = len(self.network.segments)
+        outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.network.head(
+            hidden, attention_mask.float(), labels, *self.segment_tensors(last)
+        )
+        return outputs
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """float32 [B,C] of a batch; the labels do not matter."""
+        return self(*_tensors(batch))[2]
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """The mean loss in nats over a batch: sum of weight × loss by sum of weight × count; a scalar with a graph."""
+        loss, count, _ = self(*_tensors(batch))
+        weights = torch.as_tensor(np.asarray(batch.weights, np.float32))
+        return (weights * loss).sum() / (weights * count).sum()
+
+    def gradient(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
+        """(mean loss in nats, its gradient by the adapter, float32 (n,) in the layout's order).
+
+        `layout.segment_slice(k)` is a segment's part of it. Deterministic for a given number of torch threads.
+        """
+        loss = self.loss(batch)
+        (gradient,) = torch.autograd.grad(loss, [self.adapter])
+        return float(loss.detach()), gradient.numpy()
+
+
+def build(manifest: bundle_pb2.Manifest, model: str | None = None) -> Model:
+    """The torch model of a bundle, with a zero adapter: load one with `load_adapter`.
+
+    Args:
+        manifest: of the bundle.
+        model: folder or Hugging Face id of the source weights; None for what the manifest names.
+
+    Raises:
+        BundleError: the source is not here, or its weights are not those that the bundle was made from.
+    """
+    source = locate(model or manifest.source.model, manifest.source.revision)
+    if source.weights_sha256() != manifest.source.weights_sha256:
+        raise BundleError(
+            f"{source.folder}: these are not the weights that the bundle was exported from "
+            f"({manifest.source.model}); give the folder with those weights"
+        )
+    adapter = adapter_kind(manifest.adapter)
+    family = model_family(manifest.family, json.loads(manifest.source.config_json), source, adapter)
+    task = task_kind(manifest.task, family.hidden_size)
+    return Model(Network(family, task, manifest.chain.segments), layout_of(manifest))
+
+
+def model_family(name: str, config: dict[str, Any], source: Source, adapter: Adapter) -> Family:
+    """The family of that name with a source's weights.
+
+    Raises:
+        BundleError: no such family; the message lists those there are.
+    """
+    if name == "bert":
+        from export.families import bert
+
+        return bert.Bert(config, Weights(source, bert.PREFIXES), adapter)
+    raise BundleError(f"{source.model}: model_type {name!r} is not supported; supported: bert")
+
+
+def adapter_kind(entry: bundle_pb2.AdapterKind) -> Adapter:
+    """The adapter kind that a manifest names.
+
+    Raises:
+        BundleError: no such kind.
+    """
+    if entry.kind == "lora":
+        from export.adapters.lora import Lora
+
+        return Lora(entry.r, entry.lora_alpha, tuple(entry.target_modules))
+    raise BundleError(f"adapter kind {entry.kind!r} is not supported; supported: lora")
+
+
+def task_kind(entry: bundle_pb2.TaskKind, hidden_size: int) -> nn.Module:
+    """The task that a manifest names.
+
+    Raises:
+        BundleError: no such task.
+    """
+    if entry.kind == "sequence_classification":
+        from export.tasks.sequence_classification import SequenceClassification
+
+        return SequenceClassification(entry.pooling, len(entry.class_names), hidden_size)
+    raise BundleError(f"task {entry.kind!r} is not supported; supported: sequence_classification")
+
+
+def _tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    arrays = (batch.input_ids, batch.attention_mask, batch.labels)
+    ids, mask, labels = (torch.from_numpy(np.asarray(array, np.int64)) for array in arrays)
+    return ids, mask, labels

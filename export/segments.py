@@ -1,0 +1,72 @@
+"""The chain of segments: which blocks lie in which segment, and each segment as one module with one adapter slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from device_runtime.errors import BundleError
+
+
+def cut(blocks: int, segments: int | None) -> list[range]:
+    """Which blocks each segment holds: contiguous, as even as possible, longer ones first.
+
+    Args:
+        blocks: number of blocks of the model.
+        segments: K; None for one segment a block.
+
+    Raises:
+        BundleError: K is not in 1..blocks.
+    """
+    wanted = blocks if segments is None else segments
+    if not 1 <= wanted <= blocks:
+        raise BundleError(f"--segments {wanted}: this model has {blocks} blocks; choose 1 to {blocks}")
+    size, longer = divmod(blocks, wanted)
+    starts = [k * size + min(k, longer) for k in range(wanted + 1)]
+    return [range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def adapter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every adapter tensor that a module reads, in order of name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for part in module.modules():
+        shapes = getattr(part, "adapter_shapes", None)
+        if shapes:
+            found.update(shapes)
+    return dict(sorted(found.items()))
+
+
+class Segment(nn.Module):
+    """Some consecutive blocks with one signature: (hidden, mask, *adapter tensors in order of name) → hidden."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.shapes = adapter_shapes(self.blocks)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, *adapter: torch.Tensor) -> torch.Tensor:
+        """hidden float32 [B,T,D] and the family's mask → hidden float32 [B,T,D]."""
+        named = dict(zip(self.shapes, adapter, strict=True))
+        for block in self.blocks:
+            hidden = block(hidden, mask, named)
+        return hidden
+
+
+class Head(nn.Module):
+    """The task with the signature of the program's `head`: (hidden, attention_mask, labels, *adapter tensors)."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+        self.shapes = adapter_shapes(task)
+
+    def forward(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, *adapter: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """→ (loss float32 [B], count float32 [B], logits float32 [B,C])."""
+        outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.task(
+            hidden, attention_mask, labels, dict(zip(self.shapes, adapter, strict=True))
+        )
+        return outputs

@@ -1,0 +1,1 @@
+"""Tasks: what the last segment computes from the hidden states. One file a task."""

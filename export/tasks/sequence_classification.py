@@ -1,0 +1,65 @@
+"""Sequence classification: pool the last hidden states, one trained linear layer, cross-entropy in nats."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from device_runtime.errors import BundleError
+
+KIND = "sequence_classification"
+POOLINGS = ("mean", "cls")
+# The names that PEFT gives a classifier listed in modules_to_save.
+WEIGHT = "base_model.model.classifier.weight"
+BIAS = "base_model.model.classifier.bias"
+
+
+class SequenceClassification(nn.Module):
+    """The program's `head`; its linear layer is part of the adapter.
+
+    Args:
+        pooling: "mean" over the real tokens, or "cls", the first token's hidden state as it is (no BERT pooler).
+        classes: C.
+        hidden_size: D.
+    """
+
+    def __init__(self, pooling: str, classes: int, hidden_size: int) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise BundleError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+        if classes < 2:
+            raise BundleError("a classification task needs at least two classes; name them with --classes a,b")
+        self.pooling = pooling
+        self.hidden_size = hidden_size
+        self.adapter_shapes: dict[str, tuple[int, ...]] = {WEIGHT: (classes, hidden_size), BIAS: (classes,)}
+
+    def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Transformers' start of a new head: bias zero, weight normal with deviation 0.02."""
+        if name == BIAS:
+            return np.zeros(shape, np.float32)
+        return rng.normal(0.0, 0.02, shape).astype(np.float32)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        adapter: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """hidden float32 [B,T,D], attention_mask float32 [B,T], labels int64 [B] → loss [B], count [B], logits [B,C]."""
+        batch = hidden.shape[0]
+        pooled = self._pool(hidden, attention_mask, batch).view(1, batch, self.hidden_size)
+        weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
+        logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
+        log_probability = torch.log_softmax(logits, -1)
+        loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
+        return loss, torch.ones(batch), logits
+
+    def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor, batch: int) -> torch.Tensor:
+        if self.pooling == "cls":
+            return hidden[:, :1]
+        # A padding row of the batch has no real token: its mean is 0, not NaN.
+        tokens = attention_mask.sum(1).clamp(min=1.0).view(batch, 1, 1)
+        return torch.bmm(attention_mask.view(batch, 1, -1), hidden) / tokens
