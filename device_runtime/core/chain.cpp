@@ -1,0 +1,235 @@
+#include "chain.h"
+
+#include <chrono>
+#include <cstring>
+
+namespace cooperllm {
+namespace {
+
+Tensor tensor(Kind kind, std::initializer_list<uint32_t> sizes, void* data = nullptr) {
+  Tensor made;
+  made.kind = kind;
+  made.data = data;
+  for (const uint32_t size : sizes) made.sizes[made.rank++] = static_cast<int32_t>(size);
+  return made;
+}
+
+bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.kind != b.kind || a.rank != b.rank) return false;
+  return std::memcmp(a.sizes, b.sizes, sizeof(int32_t) * static_cast<size_t>(a.rank)) == 0;
+}
+
+std::string describe(const Tensor& t) {
+  std::string text = t.kind == Kind::kFloat32 ? "float32[" : t.kind == Kind::kInt64 ? "int64[" : "other[";
+  for (int i = 0; i < t.rank; ++i) text += (i > 0 ? "," : "") + std::to_string(t.sizes[i]);
+  return text + "]";
+}
+
+uint64_t now_ns() noexcept {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+}  // namespace
+
+zo_status Chain::load(Program* program, const ChainShape& shape, const std::vector<TensorSlice>& layout,
+                      std::string* message) {
+  program_ = program;
+  shape_ = shape;
+  if (shape.batch_examples == 0 || shape.max_tokens == 0 || shape.hidden_size == 0) {
+    *message = "batch_examples, max_tokens and hidden_size must be at least 1";
+    return ZO_BAD_ARGUMENT;
+  }
+  zo_status status = index_layout(layout, message);
+  if (status != ZO_OK) return status;
+  adapter_.reserve(parameters_ * sizeof(float));
+  const size_t cells = size_t{shape.batch_examples} * shape.max_tokens;
+  ids_.reserve(cells * sizeof(int64_t));
+  mask_int_.reserve(cells * sizeof(int64_t));
+  mask_float_.reserve(cells * sizeof(float));
+  labels_.reserve(shape.batch_examples * sizeof(int64_t));
+  status = load_methods(message);
+  if (status != ZO_OK) return status;
+  reset_counters();
+  reserve_slots(2);  // what one shared prefix needs; other plans ask for more
+  return ZO_OK;
+}
+
+zo_status Chain::index_layout(const std::vector<TensorSlice>& layout, std::string* message) {
+  layout_ = layout;
+  parameters_ = 0;
+  first_tensor_.assign(shape_.segments + 2, layout.size());
+  uint32_t segment = 0;
+  first_tensor_[0] = 0;
+  for (size_t i = 0; i < layout.size(); ++i) {
+    const TensorSlice& slice = layout[i];
+    uint64_t count = 1;
+    for (int d = 0; d < slice.rank; ++d) count *= static_cast<uint64_t>(slice.sizes[d]);
+    if (slice.offset != parameters_ || slice.count != count || slice.segment < segment ||
+        slice.segment > shape_.segments) {
+      *message = "layout entry " + std::to_string(i) + " is out of order, or its count is not that of its shape";
+      return ZO_BAD_ARGUMENT;
+    }
+    while (segment < slice.segment) first_tensor_[++segment] = i;
+    parameters_ += count;
+  }
+  return ZO_OK;
+}
+
+void Chain::bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const {
+  for (size_t i = first_tensor(segment); i < last_tensor(segment); ++i) {
+    Tensor slice;
+    slice.rank = layout_[i].rank;
+    std::memcpy(slice.sizes, layout_[i].sizes, sizeof(slice.sizes));
+    slice.data = adapter() + layout_[i].offset;
+    inputs->push_back(slice);
+  }
+}
+
+zo_status Chain::load_methods(std::string* message) {
+  const uint32_t b = shape_.batch_examples, t = shape_.max_tokens;
+  hidden_ = tensor(Kind::kFloat32, {b, t, shape_.hidden_size});
+  embed_inputs_ = {tensor(Kind::kInt64, {b, t}, ids_.data()), tensor(Kind::kInt64, {b, t}, mask_int_.data())};
+  const auto open = [&](const std::string& name, int* method) {
+    const zo_status status = program_->load_method(name.c_str(), method);
+    if (status != ZO_OK) *message = "method '" + name + "': " + program_->last_message();
+    return status;
+  };
+  zo_status status = open("embed", &embed_);
+  if (status != ZO_OK) return status;
+  if (program_->output_count(embed_) == 2) program_->output_meta(embed_, 1, &program_mask_tensor_);
+  status = check_method(embed_, "embed", embed_inputs_, {hidden_, program_mask_tensor_}, message);
+  if (status != ZO_OK) return status;
+  program_mask_.reserve(program_mask_tensor_.size_bytes());
+  program_mask_tensor_.data = program_mask_.data();
+
+  for (uint32_t k = 0; k < shape_.segments; ++k) {
+    const std::string name = "segment_" + std::to_string(k);
+    segment_methods_.push_back(-1);
+    segment_inputs_.push_back({hidden_, program_mask_tensor_});
+    bind_adapter(k, &segment_inputs_.back());
+    status = open(name, &segment_methods_.back());
+    if (status != ZO_OK) return status;
+    status = check_method(segment_methods_.back(), name.c_str(), segment_inputs_.back(), {hidden_}, message);
+    if (status != ZO_OK) return status;
+  }
+
+  head_inputs_ = {hidden_, tensor(Kind::kFloat32, {b, t}, mask_float_.data()),
+                  tensor(Kind::kInt64, {b}, labels_.data())};
+  bind_adapter(shape_.segments, &head_inputs_);
+  status = open("head", &head_);
+  if (status != ZO_OK) return status;
+  Tensor logits;
+  if (program_->output_count(head_) == 3) program_->output_meta(head_, 2, &logits);
+  classes_ = logits.rank == 2 ? static_cast<uint32_t>(logits.sizes[1]) : 0;
+  const Tensor per_example = tensor(Kind::kFloat32, {b});
+  return check_method(head_, "head", head_inputs_,
+                      {per_example, per_example, tensor(Kind::kFloat32, {b, classes_})}, message);
+}
+
+zo_status Chain::check_method(int method, const char* name, const std::vector<Tensor>& inputs,
+                              const std::vector<Tensor>& outputs, std::string* message) const {
+  const auto differs = [&](const std::string& what) {
+    *message = "method '" + std::string(name) + "' does not fit the manifest: " + what;
+    return ZO_PROGRAM_MISMATCH;
+  };
+  if (program_->input_count(method) != inputs.size() || program_->output_count(method) != outputs.size()) {
+    return differs("it takes " + std::to_string(program_->input_count(method)) + " and gives " +
+                   std::to_string(program_->output_count(method)) + " tensors, " + std::to_string(inputs.size()) +
+                   " and " + std::to_string(outputs.size()) + " were expected");
+  }
+  for (size_t i = 0; i < inputs.size() + outputs.size(); ++i) {
+    const bool is_input = i < inputs.size();
+    const size_t index = is_input ? i : i - inputs.size();
+    const Tensor& wanted = is_input ? inputs[index] : outputs[index];
+    Tensor found;
+    const zo_status status =
+        is_input ? program_->input_meta(method, index, &found) : program_->output_meta(method, index, &found);
+    if (status != ZO_OK || !same_shape(found, wanted)) {
+      return differs((is_input ? "input " : "output ") + std::to_string(index) + " is " + describe(found) + ", not " +
+                     describe(wanted));
+    }
+  }
+  return ZO_OK;
+}
+
+uint64_t Chain::segment_parameters(uint32_t segment) const noexcept {
+  uint64_t count = 0;
+  for (size_t i = first_tensor(segment); i < last_tensor(segment); ++i) count += layout_[i].count;
+  return count;
+}
+
+void Chain::reset_counters() {
+  counters = Counters{};
+  counters.segment_runs.assign(shape_.segments + 1, 0);
+}
+
+void Chain::reserve_slots(size_t slots) {
+  const size_t size_bytes =
+      size_t{shape_.batch_examples} * shape_.max_tokens * shape_.hidden_size * sizeof(float);
+  while (slots_.size() < slots) slots_.emplace_back(size_bytes);
+}
+
+zo_status Chain::set_batch(const Batch& batch) noexcept {
+  if (batch.tokens == 0 || batch.tokens > shape_.max_tokens) return ZO_BAD_ARGUMENT;
+  const size_t rows = shape_.batch_examples, cells = rows * batch.tokens;
+  for (size_t i = 0; i < rows; ++i) {
+    if (batch.labels[i] < 0 || batch.labels[i] >= static_cast<int64_t>(classes_)) return ZO_BAD_ARGUMENT;
+  }
+  std::memcpy(ids_.data(), batch.input_ids, cells * sizeof(int64_t));
+  std::memcpy(mask_int_.data(), batch.attention_mask, cells * sizeof(int64_t));
+  std::memcpy(labels_.data(), batch.labels, rows * sizeof(int64_t));
+  for (size_t i = 0; i < cells; ++i) mask_float_.as<float>()[i] = static_cast<float>(batch.attention_mask[i]);
+  const int32_t tokens = static_cast<int32_t>(batch.tokens);
+  embed_inputs_[0].sizes[1] = embed_inputs_[1].sizes[1] = head_inputs_[1].sizes[1] = tokens;
+  hidden_.sizes[1] = tokens;
+  return ZO_OK;
+}
+
+zo_status Chain::run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept {
+  const uint64_t start_ns = now_ns();
+  const zo_status status = program_->run(method, inputs.data(), inputs.size(), outputs_, outputs);
+  counters.forward_ns += now_ns() - start_ns;
+  return status;
+}
+
+zo_status Chain::keep_hidden(size_t to_slot) noexcept {
+  if (!same_shape(outputs_[0], hidden_)) return ZO_PROGRAM_MISMATCH;
+  std::memcpy(slots_[to_slot].data(), outputs_[0].data, hidden_.size_bytes());
+  return ZO_OK;
+}
+
+zo_status Chain::embed(size_t to_slot) noexcept {
+  ++counters.embed_runs;
+  const zo_status status = run(embed_, embed_inputs_, 2);
+  if (status != ZO_OK) return status;
+  void* const mine = program_mask_tensor_.data;
+  if (outputs_[1].size_bytes() > program_mask_.size_bytes()) return ZO_PROGRAM_MISMATCH;
+  std::memcpy(mine, outputs_[1].data, outputs_[1].size_bytes());
+  program_mask_tensor_ = outputs_[1];
+  program_mask_tensor_.data = mine;
+  return keep_hidden(to_slot);
+}
+
+zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot) noexcept {
+  std::vector<Tensor>& inputs = segment_inputs_[segment];
+  inputs[0] = hidden_;
+  inputs[0].data = slots_[from_slot].data();
+  inputs[1] = program_mask_tensor_;
+  ++counters.segment_runs[segment];
+  const zo_status status = run(segment_methods_[segment], inputs, 1);
+  return status == ZO_OK ? keep_hidden(to_slot) : status;
+}
+
+zo_status Chain::run_head(size_t from_slot, HeadResult* result) noexcept {
+  head_inputs_[0] = hidden_;
+  head_inputs_[0].data = slots_[from_slot].data();
+  ++counters.segment_runs[shape_.segments];
+  const zo_status status = run(head_, head_inputs_, 3);
+  if (status != ZO_OK) return status;
+  result->loss = static_cast<const float*>(outputs_[0].data);
+  result->count = static_cast<const float*>(outputs_[1].data);
+  result->logits = static_cast<const float*>(outputs_[2].data);
+  return ZO_OK;
+}
+
+}  // namespace cooperllm

@@ -1,0 +1,116 @@
+// The chain of segments: embed, segment 0 .. K-1, head (segment K), and all memory that they read and write.
+//
+// The adapter's slices and the hidden states enter the program by pointer: a perturbation in place is what the next
+// run sees. What a method gives back lies in the program's arena until any method runs again, so every hidden state is
+// copied to a slot here. Everything is allocated by load() and reserve_slots(); the other calls allocate nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "program.h"
+#include "status.h"
+
+namespace cooperllm {
+
+// One tensor of the adapter, as the layout says.
+struct TensorSlice {
+  uint32_t segment;
+  uint64_t offset;
+  uint64_t count;
+  int exponent;
+  int rank;
+  int32_t sizes[kMaxRank];
+};
+
+struct ChainShape {
+  uint32_t segments;  // K, without embed and head
+  uint32_t batch_examples;
+  uint32_t max_tokens;
+  uint32_t hidden_size;
+};
+
+// A padded batch that the caller owns: `batch_examples` rows of `tokens`. Rows of weight 0 count nothing.
+struct Batch {
+  const int64_t* input_ids;
+  const int64_t* attention_mask;
+  const int64_t* labels;
+  const double* weights;
+  uint32_t tokens;
+};
+
+// Per example, in the program's arena: valid until the next run.
+struct HeadResult {
+  const float* loss;
+  const float* count;
+  const float* logits;
+};
+
+struct Counters {
+  uint64_t embed_runs = 0;
+  std::vector<uint64_t> segment_runs;  // K + 1 entries, the head's last
+  uint64_t forward_ns = 0;             // inside the program
+  uint64_t perturb_ns = 0;
+  uint64_t total_ns = 0;
+};
+
+class Chain {
+ public:
+  // Opens every method and checks each input and output against shape and layout. On failure `*message` says what is
+  // wrong in one line. Throws std::bad_alloc.
+  zo_status load(Program* program, const ChainShape& shape, const std::vector<TensorSlice>& layout,
+                 std::string* message);
+
+  const ChainShape& shape() const noexcept { return shape_; }
+  const std::vector<TensorSlice>& layout() const noexcept { return layout_; }
+  uint32_t classes() const noexcept { return classes_; }
+  uint64_t parameters() const noexcept { return parameters_; }
+  float* adapter() const noexcept { return adapter_.as<float>(); }
+
+  // The half-open range of the layout's entries that belong to a segment (0 .. K).
+  size_t first_tensor(uint32_t segment) const noexcept { return first_tensor_[segment]; }
+  size_t last_tensor(uint32_t segment) const noexcept { return first_tensor_[segment + 1]; }
+
+  uint64_t segment_parameters(uint32_t segment) const noexcept;
+
+  void reset_counters();
+  void reserve_slots(size_t slots);  // throws std::bad_alloc
+
+  // Copies a batch to aligned memory. ZO_BAD_ARGUMENT: tokens outside 1 .. max_tokens, or a label outside the classes.
+  zo_status set_batch(const Batch& batch) noexcept;
+  zo_status embed(size_t to_slot) noexcept;
+  zo_status run_segment(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;  // segment < K
+  zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
+
+  Counters counters;
+
+ private:
+  zo_status load_methods(std::string* message);
+  zo_status index_layout(const std::vector<TensorSlice>& layout, std::string* message);
+  zo_status check_method(int method, const char* name, const std::vector<Tensor>& inputs,
+                         const std::vector<Tensor>& outputs, std::string* message) const;
+  void bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const;
+  zo_status run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept;
+  zo_status keep_hidden(size_t to_slot) noexcept;
+
+  Program* program_ = nullptr;
+  ChainShape shape_{};
+  std::vector<TensorSlice> layout_;
+  std::vector<size_t> first_tensor_;  // K + 2 entries
+  uint64_t parameters_ = 0;
+  uint32_t classes_ = 0;
+
+  int embed_ = -1, head_ = -1;
+  std::vector<int> segment_methods_;
+  std::vector<Tensor> embed_inputs_, head_inputs_;
+  std::vector<std::vector<Tensor>> segment_inputs_;
+  Tensor outputs_[3];
+
+  Buffer adapter_, ids_, mask_int_, mask_float_, labels_, program_mask_;
+  std::vector<Buffer> slots_;
+  Tensor hidden_, program_mask_tensor_;  // shapes at the batch's length
+};
+
+}  // namespace cooperllm

@@ -1,0 +1,240 @@
+#include "local_update.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace cooperllm {
+namespace {
+
+uint64_t now_ns() noexcept {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+class Stopwatch {  // adds the time of its scope
+ public:
+  explicit Stopwatch(uint64_t* total_ns) noexcept : total_ns_(total_ns), start_ns_(now_ns()) {}
+  ~Stopwatch() { *total_ns_ += now_ns() - start_ns_; }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  uint64_t* total_ns_;
+  uint64_t start_ns_;
+};
+
+size_t direction_of(Label label) noexcept { return static_cast<size_t>(label < 0 ? -label : label) - 1; }
+
+}  // namespace
+
+zo_status LocalUpdate::load(std::unique_ptr<Program> program, const ChainShape& shape,
+                            const std::vector<TensorSlice>& layout) {
+  program_ = std::move(program);
+  message_.clear();
+  const zo_status status = chain_.load(program_.get(), shape, layout, &message_);
+  at_.assign(shape.segments + 1, 0);
+  return status;
+}
+
+zo_status LocalUpdate::set_guide(uint32_t index, uint32_t segment, const float* values) {
+  message_.clear();
+  const size_t segments = chain_.shape().segments + 1;
+  if (segment >= segments || index > guides_.size()) {
+    return fail(ZO_BAD_ARGUMENT, "guide " + std::to_string(index) + ", segment " + std::to_string(segment) +
+                                     ": indices are given in order and segments end with the head's");
+  }
+  if (index == guides_.size()) guides_.emplace_back(segments, nullptr);
+  guides_[index][segment] = values;
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vector<Direction>& directions,
+                              double epsilon, const std::vector<Label>& labels, Losses* result) {
+  const Stopwatch watch(&chain_.counters.total_ns);
+  message_.clear();
+  directions_ = &directions;
+  epsilon_ = epsilon;
+  zo_status status = check_batches(batches);
+  if (status == ZO_OK) status = check_directions(labels);
+  if (status != ZO_OK) return status;
+  const size_t positions = chain_.shape().segments + 1;
+  const size_t evaluations = labels.size() / positions;
+  plan_.build(labels.data(), evaluations, positions);
+  chain_.reserve_slots(plan_.slots());
+  result->loss_sum.assign(evaluations, 0.0);
+  result->count.assign(evaluations, 0.0);
+
+  status = run_plan(batches, result);
+  for (uint32_t segment = 0; segment < positions; ++segment) move_to(segment, 0);
+  return status;
+}
+
+zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions,
+                               double epsilon, const std::vector<uint32_t>& active_segments, Measurement* result) {
+  message_.clear();
+  zo_status status = check_segments(active_segments);
+  const size_t positions = chain_.shape().segments + 1;
+  labels_.assign(2 * directions.size() * positions, 0);
+  for (size_t d = 0; d < directions.size() && status == ZO_OK; ++d) {
+    status = check_segments(directions[d].active_segments);
+    for (const uint32_t segment : segments_of(directions[d], active_segments)) {
+      if (status != ZO_OK || chain_.first_tensor(segment) == chain_.last_tensor(segment)) continue;
+      labels_[2 * d * positions + segment] = static_cast<Label>(d + 1);
+      labels_[(2 * d + 1) * positions + segment] = -static_cast<Label>(d + 1);
+    }
+  }
+  result->rho.assign(directions.size(), 0.0);
+  result->loss_plus.assign(directions.size(), 0.0);
+  result->loss_minus.assign(directions.size(), 0.0);
+  if (status == ZO_OK) status = losses(batches, directions, epsilon, labels_, &losses_);
+  if (status != ZO_OK) return status;
+  for (size_t d = 0; d < directions.size(); ++d) {
+    result->loss_plus[d] = losses_.loss_sum[2 * d] / losses_.count[2 * d];
+    result->loss_minus[d] = losses_.loss_sum[2 * d + 1] / losses_.count[2 * d + 1];
+    result->rho[d] = (result->loss_plus[d] - result->loss_minus[d]) / (2.0 * epsilon);
+    if (!std::isfinite(result->rho[d])) return fail(ZO_LOSS_NOT_FINITE, "");
+  }
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* result) noexcept {
+  const uint32_t head = chain_.shape().segments;
+  for (const Batch& batch : batches) {
+    zo_status status = chain_.set_batch(batch);
+    if (status == ZO_OK) status = chain_.embed(0);
+    if (status != ZO_OK) return status;
+    for (const PlannedRun& run : plan_.runs()) {
+      if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
+      status = move_to(run.position, run.label);
+      if (status != ZO_OK) return status;
+      if (run.position < head) {
+        status = chain_.run_segment(run.position, run.from_slot, run.to_slot);
+        if (status != ZO_OK) return status;
+        continue;
+      }
+      HeadResult rows;
+      status = chain_.run_head(run.from_slot, &rows);
+      if (status != ZO_OK) return status;
+      for (uint32_t i = 0; i < run.evaluation_count; ++i) {
+        const uint32_t evaluation = plan_.order()[run.first_evaluation + i];
+        for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
+          const double weight = batch.weights[row];
+          if (weight == 0.0) continue;  // padding: whatever stands there, NaN included, counts nothing
+          const double loss = static_cast<double>(rows.loss[row]);
+          if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
+          result->loss_sum[evaluation] += weight * loss;
+          result->count[evaluation] += weight * static_cast<double>(rows.count[row]);
+        }
+      }
+    }
+  }
+  return ZO_OK;
+}
+
+// Brings one segment's slice to a label: a sign change takes one pass, everything else goes through the adapter itself.
+zo_status LocalUpdate::move_to(uint32_t segment, Label label) noexcept {
+  const Label current = at_[segment];
+  if (current == label) return ZO_OK;
+  const Stopwatch watch(&chain_.counters.perturb_ns);
+  if (current == -label) {  // both non-zero
+    const zo_status status = add(segment, label, label > 0 ? +2 : -2);
+    if (status == ZO_OK) at_[segment] = label;
+    return status;
+  }
+  zo_status status = ZO_OK;
+  if (current != 0) status = add(segment, current, current > 0 ? -1 : +1);
+  if (status == ZO_OK) at_[segment] = 0;
+  if (status == ZO_OK && label != 0) {
+    status = add(segment, label, label > 0 ? +1 : -1);
+    if (status == ZO_OK) at_[segment] = label;
+  }
+  return status;
+}
+
+zo_status LocalUpdate::add(uint32_t segment, Label label, int multiplier) noexcept {
+  const Direction& direction = (*directions_)[direction_of(label)];
+  for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
+    const TensorSlice& slice = chain_.layout()[i];
+    const zo_direction on_slice = on_tensor(direction, slice, 0);
+    const zo_status status = zo_perturb(chain_.adapter() + slice.offset, slice.offset, slice.count, slice.exponent,
+                                        epsilon_, &on_slice, multiplier);
+    if (status != ZO_OK) return status;
+  }
+  return ZO_OK;
+}
+
+// Where the guides lie in a slice, from place `scratch` on; returns how many. Guides that are zero there are left out,
+// which changes no bit: z + c * 0 = z.
+uint32_t LocalUpdate::gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice,
+                                    size_t scratch) noexcept {
+  const uint64_t into_segment = slice.offset - chain_.layout()[chain_.first_tensor(slice.segment)].offset;
+  uint32_t used = 0;
+  for (const GuideTerm& term : guides) {
+    const float* values = guides_[term.guide][slice.segment];
+    if (values == nullptr) continue;
+    guide_pointers_[scratch + used] = values + into_segment;
+    guide_coefficients_[scratch + used] = term.coefficient;
+    ++used;
+  }
+  return used;
+}
+
+// A direction as the kernels want it: pointers to the slice's first elements.
+zo_direction LocalUpdate::on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept {
+  zo_direction made{};
+  made.seed = direction.seed;
+  made.isotropic_scale = direction.isotropic_scale;
+  made.scale = scale_ == nullptr ? nullptr : scale_ + slice.offset;
+  made.guide_count = gather_guides(direction.guides, slice, scratch);
+  made.guides = guide_pointers_.data() + scratch;
+  made.coefficients = guide_coefficients_.data() + scratch;
+  return made;
+}
+
+zo_status LocalUpdate::forward(const Batch& batch, HeadResult* result) noexcept {
+  zo_status status = chain_.set_batch(batch);
+  if (status == ZO_OK) status = chain_.embed(0);
+  for (uint32_t segment = 0; segment < chain_.shape().segments && status == ZO_OK; ++segment) {
+    if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
+    status = chain_.run_segment(segment, 0, 0);
+  }
+  return status == ZO_OK ? chain_.run_head(0, result) : status;
+}
+
+zo_status LocalUpdate::evaluate(const std::vector<Batch>& batches, Evaluation* result) {
+  const Stopwatch watch(&chain_.counters.total_ns);
+  message_.clear();
+  *result = Evaluation{};
+  zo_status status = check_batches(batches);
+  for (size_t b = 0; b < batches.size() && status == ZO_OK; ++b) {
+    HeadResult rows;
+    status = forward(batches[b], &rows);
+    if (status != ZO_OK) return status;
+    for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
+      const double weight = batches[b].weights[row];
+      if (weight == 0.0) continue;
+      const double loss = static_cast<double>(rows.loss[row]);
+      if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
+      result->loss_sum += weight * loss;
+      result->count += weight * static_cast<double>(rows.count[row]);
+      const float* logits = rows.logits + size_t{row} * chain_.classes();
+      uint32_t largest = 0;
+      for (uint32_t c = 1; c < chain_.classes(); ++c) largest = logits[c] > logits[largest] ? c : largest;
+      result->correct += static_cast<int64_t>(largest) == batches[b].labels[row] ? 1 : 0;
+    }
+  }
+  return status;
+}
+
+zo_status LocalUpdate::logits(const Batch& batch, float* out) {
+  const Stopwatch watch(&chain_.counters.total_ns);
+  message_.clear();
+  HeadResult rows;
+  zo_status status = check_batches({batch});
+  if (status == ZO_OK) status = forward(batch, &rows);
+  if (status != ZO_OK) return status;
+  std::copy_n(rows.logits, size_t{chain_.shape().batch_examples} * chain_.classes(), out);
+  return ZO_OK;
+}
+
+}  // namespace cooperllm

@@ -1,0 +1,143 @@
+// The local update: losses under perturbations of the one adapter in memory, projected gradients, the step.
+//
+// A call has two parts. The first checks everything and sizes all scratch, and may allocate; the second is the loop,
+// which neither allocates nor throws and answers errors as a zo_status. Whatever ends the loop, the adapter is then
+// the same as before it, bit for bit. All mutable state of a device's core is in this class (its chain included).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "chain.h"
+#include "planner.h"
+#include "program.h"
+#include "zo.h"
+
+namespace cooperllm {
+
+struct GuideTerm {
+  uint32_t guide;  // the index it was set under
+  double coefficient;
+};
+
+// z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments, zero elsewhere.
+struct Direction {
+  uint64_t seed = 0;
+  double isotropic_scale = 1.0;
+  std::vector<GuideTerm> guides;
+  std::vector<uint32_t> active_segments;  // empty: those of the call
+};
+
+// Sums over rows in order: weight * loss, weight * count, over all batches.
+struct Losses {
+  std::vector<double> loss_sum;
+  std::vector<double> count;
+};
+
+struct Measurement {
+  std::vector<double> rho;  // (loss_plus - loss_minus) / (2 epsilon), nats a unit of z'
+  std::vector<double> loss_plus;
+  std::vector<double> loss_minus;
+};
+
+struct Evaluation {
+  double loss_sum = 0.0;
+  double count = 0.0;
+  uint64_t correct = 0;  // rows of non-zero weight whose largest logit (the first of equals) is the label's
+};
+
+// theta' = round_stochastic(theta + sum_j coefficient_j * z'_j + sum_k coefficient_k * u_k) on the active segments.
+struct Update {
+  double epsilon = 0.0;
+  uint64_t update_seed = 0;
+  std::vector<uint32_t> active_segments;
+  std::vector<Direction> directions;
+  std::vector<double> coefficients;  // one a direction
+  std::vector<GuideTerm> guides;
+};
+
+class LocalUpdate {
+ public:
+  // Throws std::bad_alloc, as the first part of every call below may.
+  zo_status load(std::unique_ptr<Program> program, const ChainShape& shape, const std::vector<TensorSlice>& layout);
+
+  Chain& chain() noexcept { return chain_; }
+  const Chain& chain() const noexcept { return chain_; }
+  Program& program() noexcept { return *program_; }
+  const Program& program() const noexcept { return *program_; }
+
+  // The caller keeps these arrays alive and unchanged. Null scale: 1.
+  void set_scale(const float* scale) noexcept { scale_ = scale; }
+  zo_status set_guide(uint32_t index, uint32_t segment, const float* values);
+  void clear_guides() noexcept { guides_.clear(); }
+
+  // The losses of any strings of labels (see planner.h): labels[e * (K + 1) + segment].
+  zo_status losses(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
+                   const std::vector<Label>& labels, Losses* result);
+
+  // The projected gradient of every direction.
+  zo_status measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
+                    const std::vector<uint32_t>& active_segments, Measurement* result);
+
+  zo_status evaluate(const std::vector<Batch>& batches, Evaluation* result);
+  zo_status logits(const Batch& batch, float* out);  // batch_examples * classes
+
+  // Nothing is written unless all of it can be. `*clamped` counts the parameters that met the bound.
+  zo_status update(const Update& update, uint64_t* clamped);
+
+  // From any thread: what runs ends with ZO_STOPPED before its next segment, and so does every later call until
+  // resume(). (A flag that a call cleared by itself could miss a stop that came a moment too early.)
+  void stop() noexcept { stop_.store(true, std::memory_order_relaxed); }
+  void resume() noexcept { stop_.store(false, std::memory_order_relaxed); }
+
+  // One line about the last failure; empty where the status says all.
+  const std::string& message() const noexcept { return message_; }
+
+ private:
+  zo_status fail(zo_status status, std::string message);
+  zo_status check_segments(const std::vector<uint32_t>& segments);
+  zo_status check_batches(const std::vector<Batch>& batches);
+  zo_status check_guides(const std::vector<GuideTerm>& guides);
+  zo_status check_directions(const std::vector<Label>& labels);
+  zo_status check_direction(size_t direction, const std::vector<bool>& segments);
+  zo_status squared_norms(size_t direction, const std::vector<bool>& segments, double epsilon, double* error,
+                          double* norm) noexcept;
+  const std::vector<uint32_t>& segments_of(const Direction& direction, const std::vector<uint32_t>& all) const noexcept {
+    return direction.active_segments.empty() ? all : direction.active_segments;
+  }
+  bool covers(const Direction& direction, const std::vector<uint32_t>& all, uint32_t segment) const noexcept;
+
+  // The loop.
+  zo_status run_plan(const std::vector<Batch>& batches, Losses* result) noexcept;
+  zo_status move_to(uint32_t segment, Label label) noexcept;
+  zo_status add(uint32_t segment, Label label, int multiplier) noexcept;
+  uint32_t gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice, size_t scratch) noexcept;
+  zo_direction on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept;
+  zo_step step_on(const Update& update, const TensorSlice& slice) noexcept;
+  zo_status forward(const Batch& batch, HeadResult* result) noexcept;
+
+  std::unique_ptr<Program> program_;
+  Chain chain_;
+  const float* scale_ = nullptr;
+  std::vector<std::vector<const float*>> guides_;  // by index, then segment; null: zero there
+  std::atomic<bool> stop_{false};
+  std::string message_;
+
+  // Of the call in progress.
+  const std::vector<Direction>* directions_ = nullptr;
+  double epsilon_ = 0.0;
+  Plan plan_;
+  std::vector<Label> at_;  // by segment: which perturbation is in the adapter now
+  std::vector<Label> labels_;
+  Losses losses_;
+  // By position in a direction's list of guides: what zo_direction points at.
+  std::vector<const float*> guide_pointers_;
+  std::vector<double> guide_coefficients_;
+  std::vector<zo_direction> step_directions_;
+  std::vector<double> step_coefficients_;
+};
+
+}  // namespace cooperllm

@@ -1,0 +1,283 @@
+#include "program.h"
+
+#include <executorch/extension/data_loader/mmap_data_loader.h>
+#include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
+#include <executorch/runtime/executor/program.h>
+#include <executorch/runtime/platform/platform.h>
+#include <executorch/runtime/platform/runtime.h>
+
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "buffer.h"
+
+// Exported by libexecutorch_threadpool, but the wheel carries no header for it: only what is used here is declared.
+namespace executorch::extension::threadpool {
+class ThreadPool {
+ public:
+  size_t get_thread_count() const;
+  bool _unsafe_reset_threadpool(uint32_t thread_count);
+};
+ThreadPool* get_threadpool();
+}  // namespace executorch::extension::threadpool
+
+namespace cooperllm {
+namespace {
+
+namespace et = executorch::runtime;
+using executorch::aten::ScalarType;
+using executorch::aten::TensorImpl;
+
+thread_local char last_log[512];
+
+// ExecuTorch explains its errors only in its log. The last one is kept for the exception's text instead of being
+// printed; a fatal one is printed, because the process ends there.
+void keep_log(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line, const char* message,
+              size_t) {
+  if (level != et_pal_log_level_t::kError && level != et_pal_log_level_t::kFatal) return;
+  std::snprintf(last_log, sizeof(last_log), "%s", message);
+  if (level == et_pal_log_level_t::kFatal) std::fprintf(stderr, "executorch: %s (%s:%zu)\n", message, file, line);
+}
+
+zo_status status_of(et::Error error) noexcept {
+  switch (error) {
+    case et::Error::Ok:
+      return ZO_OK;
+    case et::Error::MemoryAllocationFailed:
+    case et::Error::OutOfResources:
+    case et::Error::DelegateMemoryAllocationFailed:
+      return ZO_OUT_OF_MEMORY;
+    case et::Error::InvalidProgram:
+    case et::Error::OperatorMissing:
+    case et::Error::DelegateInvalidCompatibility:
+      return ZO_PROGRAM_MISMATCH;
+    default:
+      return ZO_PROGRAM_FAILED;
+  }
+}
+
+zo_status failed(et::Error error) noexcept {
+  if (last_log[0] == '\0') std::snprintf(last_log, sizeof(last_log), "ExecuTorch answered %s", et::to_string(error));
+  return status_of(error);
+}
+
+Kind kind_of(ScalarType type) {
+  if (type == ScalarType::Float) return Kind::kFloat32;
+  return type == ScalarType::Long ? Kind::kInt64 : Kind::kOther;
+}
+
+// Gives the tensor's shape; false where it is none that this project's programs have.
+template <typename Sizes>
+bool describe(const Sizes& sizes, ScalarType type, Tensor* out) {
+  if (sizes.size() > kMaxRank) return false;
+  out->kind = kind_of(type);
+  out->rank = static_cast<int>(sizes.size());
+  for (size_t i = 0; i < sizes.size(); ++i) out->sizes[i] = sizes[i];
+  return true;
+}
+
+class ThreadCount {  // one pool per process: who holds a program holds its size
+ public:
+  static bool acquire(unsigned threads) {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    auto* pool = executorch::extension::threadpool::get_threadpool();
+    if (pool == nullptr || threads == 0) return false;
+    if (pool->get_thread_count() != threads) {
+      if (holders_ > 0 || !pool->_unsafe_reset_threadpool(threads)) return false;
+    }
+    ++holders_;
+    return true;
+  }
+  static void release() {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    --holders_;
+  }
+
+ private:
+  static inline std::mutex mutex_;
+  static inline int holders_ = 0;
+};
+
+class ExecuTorchProgram final : public Program {
+ public:
+  ExecuTorchProgram(executorch::extension::MmapDataLoader&& loader) : loader_(std::move(loader)) {}
+
+  ~ExecuTorchProgram() override {
+    methods_.clear();
+    ThreadCount::release();
+  }
+
+  zo_status load() {
+    auto program = et::Program::load(&loader_, et::Program::Verification::InternalConsistency);
+    if (!program.ok()) return failed(program.error());
+    program_ = std::make_unique<et::Program>(std::move(program.get()));
+    return reserve_arenas();
+  }
+
+  zo_status load_method(const char* name, int* method) override {
+    last_log[0] = '\0';
+    auto meta = program_->method_meta(name);
+    if (!meta.ok()) {
+      std::snprintf(last_log, sizeof(last_log), "the program has no method '%s'", name);
+      return ZO_PROGRAM_MISMATCH;
+    }
+    auto loaded = std::make_unique<Loaded>(spans_of(*meta));
+    auto result = program_->load_method(name, &loaded->manager);
+    if (!result.ok()) return failed(result.error());
+    loaded->method = std::make_unique<et::Method>(std::move(result.get()));
+    methods_.push_back(std::move(loaded));
+    *method = static_cast<int>(methods_.size()) - 1;
+    return ZO_OK;
+  }
+
+  size_t input_count(int method) const noexcept override { return at(method).inputs_size(); }
+  size_t output_count(int method) const noexcept override { return at(method).outputs_size(); }
+
+  zo_status input_meta(int method, size_t index, Tensor* meta) const noexcept override {
+    auto info = at(method).method_meta().input_tensor_meta(index);
+    if (!info.ok()) return failed(info.error());
+    return describe(info->sizes(), info->scalar_type(), meta) ? ZO_OK : ZO_PROGRAM_MISMATCH;
+  }
+
+  zo_status output_meta(int method, size_t index, Tensor* meta) const noexcept override {
+    auto info = at(method).method_meta().output_tensor_meta(index);
+    if (!info.ok()) return failed(info.error());
+    return describe(info->sizes(), info->scalar_type(), meta) ? ZO_OK : ZO_PROGRAM_MISMATCH;
+  }
+
+  zo_status run(int method, const Tensor* inputs, size_t input_count, Tensor* outputs,
+                size_t output_count) noexcept override {
+    last_log[0] = '\0';
+    et::Method& callee = at(method);
+    if (input_count != callee.inputs_size() || output_count != callee.outputs_size()) return ZO_PROGRAM_MISMATCH;
+    for (size_t i = 0; i < input_count; ++i) {
+      const zo_status status = bind(callee, inputs[i], i);
+      if (status != ZO_OK) return status;
+    }
+    const et::Error error = callee.execute();
+    if (error != et::Error::Ok) return failed(error);
+    for (size_t i = 0; i < output_count; ++i) {
+      const et::EValue& value = callee.get_output(i);
+      if (!value.isTensor()) return ZO_PROGRAM_MISMATCH;
+      const auto& tensor = value.toTensor();
+      if (!describe(tensor.sizes(), tensor.scalar_type(), &outputs[i])) return ZO_PROGRAM_MISMATCH;
+      outputs[i].data = tensor.mutable_data_ptr();
+    }
+    return ZO_OK;
+  }
+
+  void poison_arena() noexcept override {  // 0xFF is a NaN in float32 and -1 in int64
+    for (Buffer& arena : arenas_) std::memset(arena.data(), 0xFF, arena.size_bytes());
+  }
+
+  const char* last_message() const noexcept override { return last_log; }
+
+ private:
+  // What a method needs to stay where it is while it lives, in order of construction.
+  struct Loaded {
+    explicit Loaded(std::vector<et::Span<uint8_t>>&& arena_spans)
+        : spans(std::move(arena_spans)),
+          planned(et::Span<et::Span<uint8_t>>(spans.data(), spans.size())),
+          manager(&allocator, &planned, &scratch) {}
+
+    std::vector<et::Span<uint8_t>> spans;
+    executorch::extension::MallocMemoryAllocator allocator;  // the method's own structures, at load
+    executorch::extension::MallocMemoryAllocator scratch;    // for kernels outside the delegate
+    et::HierarchicalAllocator planned;
+    et::MemoryManager manager;
+    std::unique_ptr<et::Method> method;
+  };
+
+  et::Method& at(int method) const noexcept { return *methods_[static_cast<size_t>(method)]->method; }
+
+  // One arena per memory id, as large as the most demanding method wants it; all methods share them.
+  zo_status reserve_arenas() {
+    std::vector<size_t> sizes_bytes;
+    for (size_t i = 0; i < program_->num_methods(); ++i) {
+      auto name = program_->get_method_name(i);
+      if (!name.ok()) return failed(name.error());
+      auto meta = program_->method_meta(*name);
+      if (!meta.ok()) return failed(meta.error());
+      const size_t count = meta->num_memory_planned_buffers();
+      if (count > sizes_bytes.size()) sizes_bytes.resize(count, 0);
+      for (size_t id = 0; id < count; ++id) {
+        auto size_bytes = meta->memory_planned_buffer_size(id);
+        if (!size_bytes.ok()) return failed(size_bytes.error());
+        if (*size_bytes > 0 && static_cast<size_t>(*size_bytes) > sizes_bytes[id]) {
+          sizes_bytes[id] = static_cast<size_t>(*size_bytes);
+        }
+      }
+    }
+    for (const size_t size_bytes : sizes_bytes) arenas_.emplace_back(size_bytes);
+    return ZO_OK;
+  }
+
+  std::vector<et::Span<uint8_t>> spans_of(const et::MethodMeta& meta) const {
+    std::vector<et::Span<uint8_t>> spans;
+    for (size_t id = 0; id < meta.num_memory_planned_buffers(); ++id) {
+      spans.emplace_back(arenas_[id].as<uint8_t>(), arenas_[id].size_bytes());
+    }
+    return spans;
+  }
+
+  // set_input resizes the method's own tensor to our shape and, as inputs are not planned, points it at our memory.
+  static zo_status bind(et::Method& callee, const Tensor& input, size_t index) noexcept {
+    int32_t sizes[kMaxRank];
+    int32_t strides[kMaxRank];
+    uint8_t order[kMaxRank];
+    int32_t stride = 1;
+    for (int i = input.rank - 1; i >= 0; --i) {
+      sizes[i] = input.sizes[i];
+      strides[i] = stride;
+      order[i] = static_cast<uint8_t>(i);
+      stride *= input.sizes[i];
+    }
+    const ScalarType type = input.kind == Kind::kInt64 ? ScalarType::Long : ScalarType::Float;
+    TensorImpl tensor(type, input.rank, sizes, input.data, order, strides);
+    const et::Error error = callee.set_input(et::EValue(executorch::aten::Tensor(&tensor)), index);
+    return error == et::Error::Ok ? ZO_OK : (failed(error), ZO_PROGRAM_MISMATCH);
+  }
+
+  // Members are destroyed from the last to the first: methods, arenas, program, loader.
+  executorch::extension::MmapDataLoader loader_;
+  std::unique_ptr<et::Program> program_;
+  std::vector<Buffer> arenas_;
+  std::vector<std::unique_ptr<Loaded>> methods_;
+};
+
+void start_runtime() {
+  static const bool once = [] {
+    et::runtime_init();
+    return et::register_pal(et::PalImpl::create(keep_log, __FILE__));
+  }();
+  (void)once;
+}
+
+}  // namespace
+
+std::unique_ptr<Program> open_program(const std::string& path, unsigned threads, zo_status* status,
+                                      std::string* message) {
+  start_runtime();
+  last_log[0] = '\0';
+  using executorch::extension::MmapDataLoader;
+  auto loader = MmapDataLoader::from(path.c_str(), MmapDataLoader::MlockConfig::NoMlock);
+  if (!loader.ok()) {
+    *status = failed(loader.error());
+    *message = "cannot map '" + path + "': " + last_log;
+    return nullptr;
+  }
+  if (!ThreadCount::acquire(threads)) {
+    *status = ZO_BAD_ARGUMENT;
+    *message = "threads is 0, or another program of this process runs with a different number of threads";
+    return nullptr;
+  }
+  auto program = std::make_unique<ExecuTorchProgram>(std::move(*loader));
+  *status = program->load();
+  if (*status == ZO_OK) return program;
+  *message = "'" + path + "' is not a program that can be loaded: " + last_log;
+  return nullptr;
+}
+
+}  // namespace cooperllm

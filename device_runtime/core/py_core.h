@@ -1,0 +1,217 @@
+// LocalUpdate behind Python's types. Arrays are taken as they are (no copy) and kept alive here; the GIL is released
+// while a call runs; a status that is not ZO_OK becomes CoreError here, outside every loop.
+#pragma once
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <optional>
+
+#include "local_update.h"
+
+namespace cooperllm {
+
+namespace nb = nanobind;
+
+// Raises device_runtime.core.CoreError with the status's name and message, and `detail` where there is one.
+[[noreturn]] void raise_core_error(zo_status status, const std::string& detail);
+
+using Int64s2 = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Int64s = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LabelRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using LayoutEntry = std::tuple<uint32_t, uint64_t, uint64_t, int, std::vector<int32_t>>;
+
+inline std::vector<GuideTerm> terms(const std::vector<std::pair<uint32_t, double>>& guides) {
+  std::vector<GuideTerm> made;
+  for (const auto& [index, coefficient] : guides) made.push_back({index, coefficient});
+  return made;
+}
+
+struct PyBatch {
+  Int64s2 input_ids, attention_mask;
+  Int64s labels;
+  Doubles weights;
+};
+
+template <typename T>
+nb::object new_array(const std::vector<T>& values) {
+  T* data = new T[values.size() + 1];
+  std::copy(values.begin(), values.end(), data);
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {values.size()}, owner));
+}
+
+class PyCore {
+ public:
+  PyCore(const std::string& program_path, const std::vector<LayoutEntry>& layout, uint32_t segments,
+         uint32_t batch_examples, uint32_t max_tokens, uint32_t hidden_size, unsigned threads) {
+    const ChainShape shape{segments, batch_examples, max_tokens, hidden_size};
+    std::vector<TensorSlice> slices;
+    for (const auto& [segment, offset, count, exponent, sizes] : layout) {
+      if (sizes.size() > kMaxRank) raise_core_error(ZO_BAD_ARGUMENT, "a layout entry has more than 4 dimensions");
+      TensorSlice slice{segment, offset, count, exponent, static_cast<int>(sizes.size()), {}};
+      std::copy(sizes.begin(), sizes.end(), slice.sizes);
+      slices.push_back(slice);
+    }
+    zo_status status = ZO_OK;
+    std::string message;
+    {
+      const nb::gil_scoped_release released;
+      auto program = open_program(program_path, threads, &status, &message);
+      if (status == ZO_OK) {
+        status = local_.load(std::move(program), shape, slices);
+        message = local_.message();
+      }
+    }
+    if (status != ZO_OK) raise_core_error(status, message);
+  }
+
+  nb::object adapter(nb::handle self) {
+    return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<1>>(local_.chain().adapter(),
+                                                               {static_cast<size_t>(local_.chain().parameters())}, self));
+  }
+
+  void set_scale(std::optional<Floats> scale) {
+    const Guard guard(*this);
+    if (scale && scale->shape(0) != local_.chain().parameters()) {
+      raise_core_error(ZO_BAD_ARGUMENT, "the scale must have one value a parameter");
+    }
+    local_.set_scale(scale ? scale->data() : nullptr);
+    scale_ = std::move(scale);
+  }
+
+  void set_guide(uint32_t index, uint32_t segment, Floats values) {
+    const Guard guard(*this);
+    Chain& chain = local_.chain();
+    if (segment <= chain.shape().segments && values.shape(0) != chain.segment_parameters(segment)) {
+      raise_core_error(ZO_BAD_ARGUMENT, "a guide's slice must have one value a parameter of its segment");
+    }
+    finish(local_.set_guide(index, segment, values.data()));
+    guides_.push_back(std::move(values));
+  }
+
+  void clear_guides() {
+    const Guard guard(*this);
+    local_.clear_guides();
+    guides_.clear();
+  }
+
+  nb::object losses(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
+                    LabelRows labels) {
+    const Guard guard(*this);
+    const std::vector<Batch> views = view(batches);
+    if (labels.shape(1) != local_.chain().shape().segments + 1) {
+      raise_core_error(ZO_BAD_ARGUMENT, "labels must have a column for every segment and the head");
+    }
+    const std::vector<Label> rows(labels.data(), labels.data() + labels.size());
+    Losses result;
+    finish(without_gil([&] { return local_.losses(views, directions, epsilon, rows, &result); }));
+    return nb::make_tuple(new_array(result.loss_sum), new_array(result.count));
+  }
+
+  Measurement measure(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
+                      const std::vector<uint32_t>& active_segments) {
+    const Guard guard(*this);
+    const std::vector<Batch> views = view(batches);
+    Measurement result;
+    finish(without_gil([&] { return local_.measure(views, directions, epsilon, active_segments, &result); }));
+    return result;
+  }
+
+  std::tuple<double, double, uint64_t> evaluate(const std::vector<PyBatch*>& batches) {
+    const Guard guard(*this);
+    const std::vector<Batch> views = view(batches);
+    Evaluation result;
+    finish(without_gil([&] { return local_.evaluate(views, &result); }));
+    return {result.loss_sum, result.count, result.correct};
+  }
+
+  nb::object logits(PyBatch* batch) {
+    const Guard guard(*this);
+    const Batch one = view({batch})[0];
+    const size_t rows = local_.chain().shape().batch_examples, classes = local_.chain().classes();
+    float* data = new float[rows * classes];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    finish(without_gil([&] { return local_.logits(one, data); }));
+    return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, classes}, owner));
+  }
+
+  uint64_t update(double epsilon, uint64_t update_seed, std::vector<uint32_t> active_segments,
+                  std::vector<Direction> directions, std::vector<double> coefficients,
+                  std::vector<std::pair<uint32_t, double>> guides) {
+    const Guard guard(*this);
+    Update step{epsilon, update_seed, std::move(active_segments), std::move(directions), std::move(coefficients), {}};
+    step.guides = terms(guides);
+    uint64_t clamped = 0;
+    finish(without_gil([&] { return local_.update(step, &clamped); }));
+    return clamped;
+  }
+
+  void stop() noexcept { local_.stop(); }
+  void resume() noexcept { local_.resume(); }
+  void poison_arena() {
+    const Guard guard(*this);
+    local_.program().poison_arena();
+  }
+  Counters counters() const { return local_.chain().counters; }
+  void reset_counters() {
+    const Guard guard(*this);
+    local_.chain().reset_counters();
+  }
+  uint32_t classes() const { return local_.chain().classes(); }
+
+ private:
+  class Guard {  // one call at a time: they share the adapter
+   public:
+    explicit Guard(PyCore& core) : core_(core) {
+      if (core_.busy_.exchange(true)) raise_core_error(ZO_BAD_ARGUMENT, "another thread's call is still running");
+    }
+    ~Guard() { core_.busy_.store(false); }
+
+   private:
+    PyCore& core_;
+  };
+
+  template <typename Call>
+  static zo_status without_gil(const Call& call) {
+    const nb::gil_scoped_release released;
+    return call();
+  }
+
+  void finish(zo_status status) const {
+    if (status == ZO_OK) return;
+    const bool by_program = status == ZO_PROGRAM_FAILED || status == ZO_PROGRAM_MISMATCH;
+    raise_core_error(status, by_program && local_.message().empty() ? local_.program().last_message() : local_.message());
+  }
+
+  std::vector<Batch> view(const std::vector<PyBatch*>& batches) const {
+    const size_t rows = local_.chain().shape().batch_examples;
+    std::vector<Batch> views;
+    for (const PyBatch* batch : batches) {
+      if (batch == nullptr) raise_core_error(ZO_BAD_ARGUMENT, "a batch is None");
+      const size_t tokens = batch->input_ids.shape(1);
+      if (batch->input_ids.shape(0) != rows || batch->attention_mask.shape(0) != rows ||
+          batch->attention_mask.shape(1) != tokens || batch->labels.shape(0) != rows ||
+          batch->weights.shape(0) != rows) {
+        raise_core_error(ZO_BAD_ARGUMENT, "a batch must have exactly " + std::to_string(rows) +
+                                              " rows (pad with rows of weight 0) and a mask like its ids");
+      }
+      views.push_back({batch->input_ids.data(), batch->attention_mask.data(), batch->labels.data(),
+                       batch->weights.data(), static_cast<uint32_t>(tokens)});
+    }
+    return views;
+  }
+
+  LocalUpdate local_;
+  std::optional<Floats> scale_;
+  std::vector<Floats> guides_;
+  std::atomic<bool> busy_{false};
+};
+
+}  // namespace cooperllm
