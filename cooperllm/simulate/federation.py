@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Federation:
         self.children.stop()
 
     def run(self, view: View, on_event: Callable[[Federation, Event], None] | None = None) -> Ledger:
-        """Start everything, follow it to the end and return what was said.
+        """Start everything, follow it to the end and return what was said. The service still answers afterwards.
 
         `on_event` sees every event after it was accounted for.
 
@@ -78,14 +79,13 @@ class Federation:
                 view.refresh()
         finally:
             view.end()
-            self.children.stop()
         return self.ledger
 
     def start_service(self) -> None:
         """Start the service, on the ports that it had before if it had any."""
         arguments = ["serve", "--job", self.plan.job, "--state", self.plan.folder / "cloud", "--host", "127.0.0.1",
                      "--grpc-port", self.grpc_port, "--http-port", self.http_port, "--format", "json"]  # fmt: skip
-        self.children.start(SERVICE, [str(word) for word in arguments], self._log(SERVICE))
+        self._start(SERVICE, arguments)
 
     def start_device(self, number: int) -> None:
         """Start one device on its own folder and its own data."""
@@ -94,10 +94,11 @@ class Federation:
         place_key(folder, self.plan.seed, number)
         arguments = ["device", "--server", f"127.0.0.1:{self.grpc_port}", "--data", self.plan.data[number],
                      "--state", folder, "--threads", 1, "--until-finished", "--format", "json"]  # fmt: skip
-        self.children.start(name, [str(word) for word in arguments], self._log(name))
+        self._start(name, arguments)
 
-    def _log(self, name: str) -> Path:
-        return self.plan.folder / "logs" / f"{name}.log"
+    def _start(self, name: str, arguments: Sequence[object]) -> None:
+        command = [sys.executable, "-m", "cooperllm", *map(str, arguments)]
+        self.children.start(name, command, self.plan.folder / "logs" / f"{name}.log")
 
     def _next_event(self, view: View) -> Event:
         quiet_since_s = time.monotonic()

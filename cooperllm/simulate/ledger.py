@@ -124,7 +124,8 @@ class Ledger:
         device.uplink_bytes += int(body.get("uplink_bytes", 0))
         device.skipped_examples = max(device.skipped_examples, int(body.get("skipped_examples", 0)))
         device.truncated_examples = max(device.truncated_examples, int(body.get("truncated_examples", 0)))
-        if body.get("status", "OK") != "OK":
+        # A device with few held-out examples declines to be evaluated: that is no fault, and costs no round.
+        if body.get("status", "OK") != "OK" and body.get("kind", "directions") == "directions":
             self.refusals.append(f"{event.child}: {body['status']} {body.get('detail', '')}".strip())
         for span in body.get("spans", ()):
             self.spans.append(

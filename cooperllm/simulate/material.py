@@ -11,7 +11,7 @@ from typing import Any
 from cooperllm.simulate import shards
 from cooperllm.simulate.shards import Sharding
 from device_runtime.errors import InputError, OptionError
-from device_runtime.examples import Example, class_names, read_examples
+from device_runtime.examples import Example, label_names, read_examples
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pools:
     @property
     def class_names(self) -> list[str]:
         """All classes that private or public data name, sorted: the order of the head's outputs."""
-        return class_names([*self.private, *(self.public or [])])
+        return label_names([*self.private, *(self.public or [])])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ class Event:
 class Child:
     """One running process. Its stderr goes to `log`, and so does any line of its stdout that is no event."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, events: queue.SimpleQueue[Event]) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +43,7 @@ class Child:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cooperllm", *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -102,16 +101,17 @@ class Child:
 class Children:
     """All processes of one run and their events, in order of arrival. Use it in a `with` block: leaving it stops all."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_grace_s: float = STOP_GRACE_S) -> None:
+        self._stop_grace_s = stop_grace_s
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._children: dict[str, Child] = {}
 
-    def start(self, name: str, arguments: Sequence[str], log: Path) -> Child:
-        """Start `cooperllm ARGUMENTS`; a child of the same name that has ended is replaced."""
+    def start(self, name: str, command: Sequence[str], log: Path) -> Child:
+        """Start a command; a child of the same name that has ended is replaced."""
         former = self._children.get(name)
         if former is not None and former.running:
             raise ValueError(f"{name} is still running")
-        child = self._children[name] = Child(name, arguments, log, self.events)
+        child = self._children[name] = Child(name, command, log, self.events)
         return child
 
     def __getitem__(self, name: str) -> Child:
@@ -129,7 +129,7 @@ class Children:
         for child in self._children.values():
             if child.running:
                 child.send(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
+        deadline = time.monotonic() + self._stop_grace_s
         for child in self._children.values():
             try:
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.0))

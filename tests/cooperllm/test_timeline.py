@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from cooperllm.simulate import timeline
 from cooperllm.simulate.timeline import Span
 
@@ -29,7 +31,7 @@ def test_spans_become_complete_events_in_microseconds(tmp_path: Path) -> None:
 
 
 def test_busy_time_is_the_devices_alone() -> None:
-    assert timeline.busy_s(SPANS) == {"downlink": 0.004, "compute": 0.0525, "uplink": 0.0015}
+    assert timeline.busy_s(SPANS) == pytest.approx({"downlink": 0.004, "compute": 0.0525, "uplink": 0.0015})
 
 
 def test_no_spans_are_an_empty_trace() -> None:

@@ -1,0 +1,113 @@
+"""All runs of one simulation, seed by seed, and the folder that they leave behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cooperllm.simulate import bounds, folder, material, shards
+from cooperllm.simulate.federation import Federation, Plan
+from cooperllm.simulate.live import View
+from cooperllm.simulate.material import Material
+from cooperllm.simulate.model_cache import exported_bundle
+from cooperllm.simulate.outcome import TITLES, Outcome, Run, figures_of
+from cooperllm.simulate.rounds import cloud_spans, fetch_final_adapter, round_rows
+from cooperllm.simulate.settings import VARIANTS, Settings, write_job
+from device_runtime.bundle import Bundle
+from device_runtime.errors import InputError
+
+def simulate(settings: Settings, view: View) -> Outcome:
+    """Run everything and write the run folder.
+
+    Raises CooperLLMError, one line: show it. No process is left, and what was finished is in the folder.
+    """
+    started_s = time.monotonic()
+    pools = material.load(settings.sources)
+    dealt = {
+        seed: material.prepare(
+            pools, settings.devices, settings.public, settings.sharding, seed, settings.drop_duplicates
+        )
+        for seed in settings.seeds
+    }
+    bundle = _bundle(settings, pools.class_names, view)
+    first = dealt[settings.seeds[0]]
+    view.say(
+        f"{pools.name}: {len(first.private)} private examples on {settings.devices} devices ({settings.sharding}), "
+        f"{len(first.public)} public, {len(first.eval)} to score with; {len(pools.class_names)} classes"
+    )
+    settings.out.mkdir(parents=True, exist_ok=True)
+    variants = list(VARIANTS) if settings.baselines else ["cooperllm"]
+    runs: dict[tuple[str, int], Run] = {}
+    levels: dict[str, list[float]] = {}
+    for seed, data in dealt.items():
+        public, evaluation = _write_common(settings.out, seed, data)
+        if settings.baselines:
+            for key, accuracy in bounds.measure(bundle, settings, seed, data, public, evaluation, view).items():
+                levels.setdefault(key, []).append(accuracy)
+        for variant in variants:
+            runs[variant, seed] = _run(settings, variant, seed, bundle, data, public, evaluation, view)
+    figures = figures_of(runs, levels, settings.seeds)
+    folder.write(settings, pools, first, bundle, runs, figures)
+    return Outcome(
+        folder=settings.out,
+        figures=figures,
+        unequal=[f"{TITLES[key]}, seed {seed}: {line}" for (key, seed), run in runs.items() for line in run.unequal],
+        compared=sum(len(row.device_sha256) for run in runs.values() for row in run.rows),
+        adapter_sha256=[runs["cooperllm", seed].rows[-1].adapter_sha256 for seed in settings.seeds],
+        refusals=[line for run in runs.values() for line in run.refusals],
+        duration_s=time.monotonic() - started_s,
+    )
+
+
+def _bundle(settings: Settings, class_names: Sequence[str], view: View) -> Bundle:
+    if settings.bundle is None:
+        view.say("Bundle: looking in the cache, exporting if it is not there (about a minute, once)")
+        path, _ = exported_bundle(settings.model, class_names)
+        return Bundle.open(path)
+    bundle = Bundle.open(settings.bundle)
+    if bundle.class_names != list(class_names):
+        raise InputError(
+            f"{settings.bundle}: made for the classes {', '.join(bundle.class_names)}, the data have "
+            f"{', '.join(class_names)}; export one for these, or leave --bundle out"
+        )
+    return bundle
+
+
+def _write_common(out: Path, seed: int, data: Material) -> tuple[Path, Path]:
+    place = out / "data" / f"seed-{seed}"
+    return (
+        material.write_examples(place / "public.tsv", data.public),
+        material.write_examples(place / "eval.tsv", data.eval),
+    )
+
+
+def _run(
+    settings: Settings, variant: str, seed: int, bundle: Bundle, data: Material, public: Path, evaluation: Path, view: View
+) -> Run:
+    started_s = time.monotonic()
+    place = settings.out / "runs" / f"seed-{seed}" / variant
+    parts = shards.with_shuffled_labels(data.shards, seed) if variant == "shuffled" else data.shards
+    files = [material.write_examples(place / "data" / f"device-{n}.tsv", part) for n, part in enumerate(parts)]
+    job = settings.job_for(variant, seed, bundle.folder.resolve(), public.resolve(), evaluation.resolve())
+    title = TITLES[variant] if len(settings.seeds) == 1 else f"{TITLES[variant]}, seed {seed}"
+    plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed)
+    with Federation(plan) as federation:
+        ledger = federation.run(view)
+        service = f"http://127.0.0.1:{federation.http_port}"
+        rows = round_rows(service, variant, seed, ledger)
+        run = Run(
+            rows=rows,
+            spans=[*ledger.spans, *cloud_spans(rows)],
+            unequal=ledger.unequal(),
+            refusals=ledger.refusals,
+            final=fetch_final_adapter(service, ledger),
+            skipped_examples=sum(device.skipped_examples for device in ledger.devices.values()),
+            truncated_examples=sum(device.truncated_examples for device in ledger.devices.values()),
+            duration_s=time.monotonic() - started_s,
+        )
+    # Each device holds the whole program: with 8 devices and 3 runs that would leave gigabytes behind.
+    for state in (place / "cloud", *(place / name for name in ledger.devices)):
+        shutil.rmtree(state, ignore_errors=True)
+    return run

@@ -1,0 +1,105 @@
+"""What runs leave in memory: one run's rows and adapter, and what the whole simulation says in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperllm.simulate.records import Curve, Figure, RoundRow
+from cooperllm.simulate.rounds import FinalAdapter
+from cooperllm.simulate.timeline import Span
+from device_runtime.errors import CooperLLMError
+
+NAMES: dict[str, tuple[str, str]] = {
+    "cooperllm": ("with devices", "the run itself: public data in the cloud, private data on the devices"),
+    "public_alone": ("public data alone", "back-propagation on the public data, its learning rate tuned on them"),
+    "devices_alone": ("devices alone", "no public fit and no guide: guide weight 0, isotropic directions"),
+    "shuffled": ("devices' labels shuffled", "the same run, the labels of all private examples permuted"),
+    "oracle": ("oracle", "back-propagation on public and all private data: what no federation may do"),
+}
+
+TITLES: dict[str, str] = {key: name for key, (name, _) in NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one federated run left: its rows, the spans of its timeline, and its final adapter."""
+
+    rows: list[RoundRow]
+    spans: list[Span]
+    unequal: list[str]
+    refusals: list[str]
+    final: FinalAdapter
+    skipped_examples: int
+    truncated_examples: int
+    duration_s: float
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of the last version on the eval file."""
+        last = self.rows[-1].accuracy
+        if last is None:
+            raise CooperLLMError("the cloud did not score the last version; see its log in the run's folder")
+        return last
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `cooperllm simulate` says in the end."""
+
+    folder: Path
+    figures: Sequence[Figure]
+    unequal: Sequence[str]
+    compared: int
+    adapter_sha256: Sequence[str]
+    refusals: Sequence[str]
+    duration_s: float
+
+    def lines(self) -> list[str]:
+        """The result for people."""
+        lines = [""]
+        for figure in self.figures:
+            spread = "" if figure.spread is None else f" ± {100 * figure.spread:.1f}"
+            lines.append(f"{figure.name:>26}  {100 * figure.mean:5.1f} %{spread}   {figure.explanation}")
+        lines.append("")
+        if self.unequal:
+            lines += [f"NOT EQUAL: {line}" for line in self.unequal]
+        else:
+            lines.append(f"Adapter hashes: all {self.compared} copies on devices equal the cloud's, after every round.")
+        if self.refusals:
+            lines.append(f"{len(self.refusals)} tasks were refused, first: {self.refusals[0]}")
+        lines.append(f"Took {self.duration_s:.0f} s. Report: {self.folder / 'report.html'}")
+        return lines
+
+    def to_json_object(self) -> dict[str, Any]:
+        """The result for programs."""
+        return {
+            "folder": str(self.folder),
+            "accuracy": {figure.key: list(figure.accuracies) for figure in self.figures},
+            "mean_accuracy": {figure.key: figure.mean for figure in self.figures},
+            "unequal": list(self.unequal),
+            "compared": self.compared,
+            "adapter_sha256": list(self.adapter_sha256),
+            "refusals": list(self.refusals),
+            "duration_s": self.duration_s,
+        }
+
+
+def figures_of(
+    runs: Mapping[tuple[str, int], Run], levels: Mapping[str, Sequence[float]], seeds: Sequence[int]
+) -> list[Figure]:
+    """Bring the runs' accuracies and the levels of back-propagation into the order of the comparison."""
+    figures = []
+    for key, (name, explanation) in NAMES.items():
+        if key in levels:
+            figures.append(Figure(key, name, explanation, levels[key]))
+        elif (key, seeds[0]) in runs:
+            figures.append(Figure(key, name, explanation, [runs[key, seed].accuracy for seed in seeds]))
+    return figures
+
+
+def curves_of(runs: Mapping[tuple[str, int], Run]) -> list[Curve]:
+    """The curve of every federated run."""
+    return [Curve.of(key, seed, run.rows) for (key, seed), run in runs.items()]

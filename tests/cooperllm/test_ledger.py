@@ -1,0 +1,59 @@
+"""The ledger tells who holds what, and does not miss a device whose adapter is another."""
+
+from typing import Any
+
+from cooperllm.simulate.ledger import Ledger
+from cooperllm.simulate.processes import Event
+
+
+def told(ledger: Ledger, child: str, **body: Any) -> None:
+    ledger.take(Event(child, body))
+
+
+def test_copies_are_compared_version_by_version() -> None:
+    ledger = Ledger(devices=2, rounds=2)
+    for version, sha256 in ((0, "aa"), (1, "bb")):
+        told(ledger, "device-0", event="version", version=version, adapter_sha256=sha256, form="snapshot")
+        told(ledger, "cloud", event="version", version=version, adapter_sha256=sha256)
+    assert ledger.unequal() == []
+    told(ledger, "device-1", event="version", version=1, adapter_sha256="bc", form="record")
+    assert ledger.unequal() == ["device-1 holds bc as version 1, the cloud bb"]
+    assert ledger.copies(0) == {"device-0": "aa"}
+    assert ledger.copies(1) == {"device-0": "bb", "device-1": "bc"}
+    assert ledger.version == 1
+
+
+def test_a_run_is_over_when_the_cloud_and_every_device_say_so() -> None:
+    ledger = Ledger(devices=2, rounds=1)
+    told(ledger, "cloud", event="finished", version=1, adapter_sha256="bb")
+    told(ledger, "device-0", event="finished", version=1, adapter_sha256="bb")
+    assert not ledger.finished
+    told(ledger, "device-1", event="exited", code=-9)
+    assert not ledger.finished
+    assert ledger.devices["device-1"].phase == "gone"
+    told(ledger, "device-1", event="finished", version=1, adapter_sha256="bb")
+    assert ledger.finished
+
+
+def test_reports_add_up_traffic_spans_and_refusals() -> None:
+    ledger = Ledger(devices=1, rounds=1)
+    span = {"name": "compute", "start_ms": 1.0, "end_ms": 3.5}
+    told(ledger, "device-0", event="report", kind="directions", round=0, status="OK",
+         downlink_bytes=100, uplink_bytes=10, spans=[span], truncated_examples=2)  # fmt: skip
+    told(ledger, "device-0", event="report", kind="evaluate", round=0, status="NOT_ENOUGH_EXAMPLES", downlink_bytes=5)
+    told(ledger, "device-0", event="report", kind="directions", round=1, status="LOSS_NOT_FINITE", detail="in step 0")
+    device = ledger.devices["device-0"]
+    assert (device.downlink_bytes, device.uplink_bytes, device.truncated_examples) == (105, 10, 2)
+    assert [(one.who, one.lane, one.end_ms - one.start_ms, one.round) for one in ledger.spans] == [
+        ("device-0", "compute", 2.5, 0)
+    ]
+    assert ledger.refusals == ["device-0: LOSS_NOT_FINITE in step 0"]
+
+
+def test_scores_are_kept_by_version() -> None:
+    ledger = Ledger(devices=1, rounds=10)
+    assert ledger.last_score is None
+    told(ledger, "cloud", event="evaluation", version=5, accuracy=0.75, loss=0.6)
+    told(ledger, "cloud", event="evaluation", version=0, accuracy=0.5, loss=0.7)
+    assert ledger.last_score is not None
+    assert ledger.last_score.accuracy == 0.75
