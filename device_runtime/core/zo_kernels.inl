@@ -1,0 +1,231 @@
+// The loops, written so that the compiler vectorises them; compiled once for each instruction set, which defines
+// ZO_LANES and ZO_TABLE. No call into the C++ library: its inline functions would be shared between instruction sets.
+// Every operation is an IEEE double or float operation in the order written (no FMA, no reassociation), so all sets and
+// the NumPy twin give the same bits.
+
+namespace cooperllm {
+namespace {
+
+#include "zo_lanes.inl"
+
+// Adding and taking away 1.5 * 2^52 rounds to a whole number, half to even, for magnitudes below 2^51.
+constexpr double kRounder = 6755399441055744.0;
+constexpr double kFarBeyondBound = 33554432.0;  // 2^25
+
+inline double round_half_even(double y) { return (y + kRounder) - kRounder; }
+
+inline double floor_of(double v) {
+  const double rounded = round_half_even(v);
+  return rounded > v ? rounded - 1.0 : rounded;
+}
+
+inline bool is_finite(double z) { return __builtin_fabs(z) <= 1.7976931348623157e308; }
+
+// A run of parameters within one aligned chunk: chunk indices first .. first + count - 1.
+struct Run {
+  uint64_t base;   // adapter index of the chunk
+  uint64_t first;
+  uint64_t count;
+  uint64_t done;   // parameters of the slice before the run
+};
+
+inline bool next_run(const Slice& slice, Run* run) {
+  run->done += run->count;
+  if (run->done >= slice.count) return false;
+  const uint64_t index = slice.start + run->done;
+  run->first = index % kChunk;
+  run->base = index - run->first;
+  const uint64_t left = slice.count - run->done, room = kChunk - run->first;
+  run->count = left < room ? left : room;
+  return true;
+}
+
+// signs[i] = +1 or -1 for the whole chunk.
+void fill_signs(uint64_t seed, uint64_t base, float* signs) {
+  static const uint32_t masks[32] = {
+      1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,  1u << 8,  1u << 9,  1u << 10,
+      1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
+      1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+  uint64_t pairs[kChunk / 64];
+  fill_blocks(seed, 0, base / 128, kChunk / 128, pairs);
+  for (uint64_t word = 0; word < kChunk / 32; ++word) {
+    const uint32_t bits = static_cast<uint32_t>(pairs[word / 2] >> (32 * (word % 2)));
+    for (int bit = 0; bit < 32; ++bit) signs[32 * word + bit] = (bits & masks[bit]) != 0 ? 1.0f : -1.0f;
+  }
+}
+
+bool is_constant(const zo_direction& direction) { return direction.scale == nullptr && direction.guide_count == 0; }
+
+// z of a run, float64, in the order of the definition.
+void fill_direction(const zo_direction& direction, const Run& run, double* z) {
+  float signs[kChunk];
+  fill_signs(direction.seed, run.base, signs);
+  const float* sign = signs + run.first;
+  const double isotropic = direction.isotropic_scale;
+  if (direction.scale == nullptr) {
+    for (uint64_t i = 0; i < run.count; ++i) z[i] = isotropic * static_cast<double>(sign[i]);
+  } else {
+    const float* scale = direction.scale + run.done;
+    for (uint64_t i = 0; i < run.count; ++i)
+      z[i] = (isotropic * static_cast<double>(scale[i])) * static_cast<double>(sign[i]);
+  }
+  for (uint32_t guide = 0; guide < direction.guide_count; ++guide) {
+    const double coefficient = direction.coefficients[guide];
+    const float* values = direction.guides[guide] + run.done;
+    for (uint64_t i = 0; i < run.count; ++i) z[i] = z[i] + coefficient * static_cast<double>(values[i]);
+  }
+}
+
+void perturb(float* theta, const Slice& slice, double epsilon, const zo_direction& direction, int multiplier) {
+  const double moved = multiplier * slice.unit;
+  const double same = round_half_even((epsilon * direction.isotropic_scale) * slice.steps_per_unit);
+  const float constant_move = static_cast<float>(same * moved);
+  float signs[kChunk];
+  double z[kChunk];
+  for (Run run{}; next_run(slice, &run);) {
+    float* target = theta + run.done;
+    if (is_constant(direction)) {
+      fill_signs(direction.seed, run.base, signs);
+      for (uint64_t i = 0; i < run.count; ++i) target[i] += constant_move * signs[run.first + i];
+      continue;
+    }
+    fill_direction(direction, run, z);
+    for (uint64_t i = 0; i < run.count; ++i) {
+      const double k = round_half_even((epsilon * z[i]) * slice.steps_per_unit);
+      target[i] += static_cast<float>(k * moved);
+    }
+  }
+}
+
+// The faults of z and y in a run; y replaces z.
+void scale_and_judge(const Slice& slice, double epsilon, uint64_t count, double* z, Faults* faults) {
+  int64_t not_finite = 0, out_of_range = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    not_finite |= is_finite(z[i]) ? 0 : 1;
+    z[i] = (epsilon * z[i]) * slice.steps_per_unit;
+    out_of_range |= __builtin_fabs(z[i]) < kRangeEnd ? 0 : 1;
+  }
+  faults->not_finite = faults->not_finite || not_finite != 0;
+  faults->out_of_range = faults->out_of_range || out_of_range != 0;
+}
+
+Faults check_direction(const Slice& slice, double epsilon, const zo_direction& direction, double* lanes_error,
+                       double* lanes_norm) {
+  Faults faults;
+  double error[8], norm[8], y[kChunk];
+  for (int lane = 0; lane < 8; ++lane) error[lane] = lanes_error[lane], norm[lane] = lanes_norm[lane];
+  for (Run run{}; next_run(slice, &run);) {
+    // Zeros around the run fill its first and last group of lanes; adding them changes nothing.
+    const uint64_t first = run.first & ~uint64_t{7}, last = (run.first + run.count + 7) & ~uint64_t{7};
+    for (uint64_t i = first; i < run.first; ++i) y[i] = 0.0;
+    for (uint64_t i = run.first + run.count; i < last; ++i) y[i] = 0.0;
+    if (is_constant(direction)) {  // signs do not change a square
+      for (uint64_t i = 0; i < run.count; ++i) y[run.first + i] = direction.isotropic_scale;
+    } else {
+      fill_direction(direction, run, y + run.first);
+    }
+    scale_and_judge(slice, epsilon, run.count, y + run.first, &faults);
+    for (uint64_t group = first; group < last; group += 8) {
+      for (int lane = 0; lane < 8; ++lane) {
+        const double exact = y[group + lane];
+        const double off = round_half_even(exact) - exact;
+        error[lane] += off * off;
+        norm[lane] += exact * exact;
+      }
+    }
+  }
+  for (int lane = 0; lane < 8; ++lane) lanes_error[lane] = error[lane], lanes_norm[lane] = norm[lane];
+  return faults;
+}
+
+// x of a run, in grid steps.
+void fill_steps(const Slice& slice, const zo_step& step, const Run& run, double* x, double* y, Faults* faults) {
+  for (uint64_t i = 0; i < run.count; ++i) x[i] = 0.0;
+  for (uint32_t j = 0; j < step.direction_count; ++j) {
+    const zo_direction& direction = step.directions[j];
+    const double weight = step.coefficients[j] / step.epsilon;
+    if (is_constant(direction) && faults == nullptr) {
+      const double k = round_half_even((step.epsilon * direction.isotropic_scale) * slice.steps_per_unit);
+      const double amount = weight * k;
+      float signs[kChunk];
+      fill_signs(direction.seed, run.base, signs);
+      for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + amount * static_cast<double>(signs[run.first + i]);
+      continue;
+    }
+    fill_direction(direction, run, y);
+    Faults ignored;
+    scale_and_judge(slice, step.epsilon, run.count, y, faults == nullptr ? &ignored : faults);
+    for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + weight * round_half_even(y[i]);
+  }
+  for (uint32_t guide = 0; guide < step.guide_count; ++guide) {
+    const double weight = step.guide_coefficients[guide] * slice.steps_per_unit;
+    const float* values = step.guides[guide] + run.done;
+    for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + weight * static_cast<double>(values[i]);
+  }
+}
+
+Faults check_update(const Slice& slice, const zo_step& step) {
+  Faults faults;
+  double x[kChunk], y[kChunk];
+  for (Run run{}; next_run(slice, &run);) {
+    fill_steps(slice, step, run, x, y, &faults);
+    int64_t not_finite = 0;
+    for (uint64_t i = 0; i < run.count; ++i) not_finite |= is_finite(x[i]) ? 0 : 1;
+    faults.not_finite = faults.not_finite || not_finite != 0;
+  }
+  return faults;
+}
+
+void update(float* theta, const Slice& slice, const zo_step& step, uint64_t* clamped) {
+  double x[kChunk], y[kChunk];
+  uint64_t pairs[kChunk / 4];
+  uint16_t half_words[kChunk];
+  for (Run run{}; next_run(slice, &run);) {
+    fill_steps(slice, step, run, x, y, nullptr);
+    fill_blocks(step.seed, 1, run.base / 8, kChunk / 8, pairs);
+    __builtin_memcpy(half_words, pairs, sizeof half_words);
+    float* target = theta + run.done;
+    const uint16_t* bits = half_words + run.first;
+    int64_t beyond = 0;
+    for (uint64_t i = 0; i < run.count; ++i) {
+      const double threshold = static_cast<double>(static_cast<int32_t>(bits[i])) * 0x1p-16 + 0x1p-17;
+      double v = x[i] + threshold;
+      // Beyond 2^25 steps any value ends at the bound; staying below keeps the rounding above exact.
+      v = v < -kFarBeyondBound ? -kFarBeyondBound : v;
+      v = v > kFarBeyondBound ? kFarBeyondBound : v;
+      double t = static_cast<double>(target[i]) * slice.steps_per_unit + floor_of(v);
+      beyond += __builtin_fabs(t) > kLargestStep ? 1 : 0;
+      t = t < -kLargestStep ? -kLargestStep : t;
+      t = t > kLargestStep ? kLargestStep : t;
+      target[i] = static_cast<float>(t * slice.unit);
+    }
+    *clamped += static_cast<uint64_t>(beyond);
+  }
+}
+
+zo_status check_adapter(const float* theta, const Slice& slice) {
+  int64_t not_finite = 0, out_of_range = 0, off_grid = 0;
+  for (uint64_t i = 0; i < slice.count; ++i) {
+    const double t = static_cast<double>(theta[i]) * slice.steps_per_unit;
+    uint32_t bits;
+    __builtin_memcpy(&bits, theta + i, sizeof bits);
+    not_finite |= is_finite(t) ? 0 : 1;
+    out_of_range |= __builtin_fabs(t) < kLargestStep + 1.0 ? 0 : 1;
+    off_grid |= (round_half_even(t) == t ? 0 : 1) | (bits == 0x80000000u ? 1 : 0);
+  }
+  return not_finite ? ZO_NOT_FINITE : out_of_range ? ZO_OUT_OF_RANGE : off_grid ? ZO_OFF_GRID : ZO_OK;
+}
+
+void signs_of(uint64_t seed, const Slice& slice, int8_t* signs) {
+  float chunk[kChunk];
+  for (Run run{}; next_run(slice, &run);) {
+    fill_signs(seed, run.base, chunk);
+    for (uint64_t i = 0; i < run.count; ++i) signs[run.done + i] = static_cast<int8_t>(chunk[run.first + i]);
+  }
+}
+
+}  // namespace
+
+const KernelTable ZO_TABLE = {perturb, check_direction, check_update, update, check_adapter, signs_of};
+
+}  // namespace cooperllm

@@ -1,0 +1,12 @@
+// The kernels with what every CPU of the platform has: SSE2 on x86-64, NEON on arm64.
+#include "zo_kernels.h"
+
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define ZO_LANES 2
+#define ZO_TABLE kBaselineKernels
+#include "zo_kernels.inl"
