@@ -50,6 +50,14 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+# May differ when a job is taken up again: they change when and how things travel, never a result. The three paths are
+# here because what counts is the files' content.
+OPERATIONAL = frozenset({
+    "bundle", "public", "eval", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds", "retry_min_ms",
+    "retry_max_ms", "evaluate_every_rounds",
+})  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Job:
     """One job's settings; every field below is a key of the TOML file. Raises OptionError: show it, correct the file.

@@ -99,6 +99,14 @@ def check_identity(client_id: str, time_ms: str, now_ms: int) -> None:
         raise WireError("UNAUTHENTICATED", f"the clocks differ by more than 300 s: the cloud has {now_ms} ms since 1970")
 
 
+def signature_bytes(text: str) -> bytes:
+    """The signature in a metadata text: DER in hex."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise WireError("UNAUTHENTICATED", "cooperllm-signature is not in hex") from None
+
+
 def check_signature(key_bytes: bytes, signature: bytes, signed: bytes) -> None:
     """Checks an ECDSA P-256 signature over SHA-256 of `signed` (see signed_call, signed_get)."""
     if not 0 < len(signature) <= 80:

@@ -1,0 +1,211 @@
+"""What the service does when a device calls, whatever the call came over. Arguments have passed the signature check.
+
+Each call is one transaction that is committed before its answer leaves. WireError says what to answer instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from cloud_service import leases, messages, rounds, wire
+from cloud_service.artifacts import Artifacts
+from cloud_service.job import Job
+from cloud_service.metrics import Metrics
+from cloud_service.plan import CohortMember, RoundPlan
+from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
+from cloud_service.store import rounds as round_rows
+from cloud_service.versions import Chain
+from device_runtime.zo.layout import Layout
+from protos import federation_pb2 as pb
+
+
+def now_ms() -> int:
+    """The cloud's clock, milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One job's service for devices. `wake` is called when something happened that the conductor waits for."""
+
+    store: Store
+    artifacts: Artifacts
+    job: Job
+    layout: Layout
+    bundle_sha256: str
+    metrics: Metrics
+    enrollment_token: str = ""
+    artifacts_url: str = ""
+    wake: Callable[[], None] = lambda: None
+    clock_ms: Callable[[], int] = now_ms
+
+    @property
+    def times(self) -> leases.LeaseTimes:
+        return leases.LeaseTimes(int(self.job.lease_s * 1000), int(self.job.refill_wait_s * 1000))
+
+    @property
+    def chain(self) -> Chain:
+        return Chain(self.artifacts, self.layout, self.job.version_form)
+
+    def enroll(self, request: pb.EnrollRequest) -> pb.EnrollReply:
+        """Registers a key; the same key always gets the same client id."""
+        client_id = wire.check_enroll(request, self.enrollment_token)
+        with self.store.transaction() as connection:
+            if one(connection, clients, clients.c.client_id == client_id) is None:
+                connection.execute(sa.insert(clients).values(
+                    client_id=client_id, public_key=request.public_key, device_name=request.device_name))
+        return pb.EnrollReply(
+            client_id=client_id, protocol_version=wire.PROTOCOL_VERSION, artifacts_url=self.artifacts_url)
+
+    def public_key(self, client_id: str) -> bytes:
+        """The key that a client enrolled with."""
+        with self.store.transaction() as connection:
+            row = one(connection, clients, clients.c.client_id == client_id)
+        if row is None:
+            raise wire.WireError("UNAUTHENTICATED", "this client is not known here: enroll first")
+        return bytes(row.public_key)
+
+    def check_in(self, client_id: str, request: pb.CheckInRequest) -> pb.CheckInReply:
+        """Answers with a task, a time to come again, or the last version."""
+        wire.check_check_in(request)
+        with self.store.transaction() as connection:
+            known = one(connection, clients, clients.c.client_id == client_id)
+            connection.execute(
+                sa.update(clients).where(clients.c.client_id == client_id).values(**self._facts(request)))
+            client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
+            reply = self._answer(connection, client)
+        if known is not None and (not known.checked_in or known.missed):
+            self.wake()
+        return reply
+
+    def _facts(self, request: pb.CheckInRequest) -> dict[str, Any]:
+        budget = request.budget
+        return {
+            "checked_in": True, "missed": False, "adapter_version": request.adapter_version,
+            "adapter_sha256": request.adapter_sha256.hex(), "max_scalars": budget.max_scalars_per_round,
+            "max_head_scalars": budget.max_head_scalars_per_round, "min_batch_examples": budget.min_batch_examples,
+            "train_examples": request.train_examples, "download_bytes_per_s": request.download_bytes_per_s,
+            "last_seen_ms": self.clock_ms(),
+        }
+
+    def _answer(self, connection: Connection, client: Row[Any]) -> pb.CheckInReply:
+        job = one(connection, jobs)
+        target = latest_version(connection)
+        if job is None or target is None:
+            return self._retry()
+        if job.status == "finished":
+            return pb.CheckInReply(finished=pb.Finished(update=self.chain.update(connection, client, target)))
+        out = open_round(connection)
+        if job.status != "running" or out is None:
+            return self._retry()
+        lease = leases.take(connection, out.number, client.client_id, self.times)
+        plan_sha256 = out.plan_sha256
+        if lease is None:
+            taken = self._take_over(connection, out, client)
+            if taken is None:
+                return self._retry()
+            lease, plan_sha256 = taken
+        task = pb.Task(
+            task_id=lease.task_id, round=out.number, lease_remaining_ms=max(1, lease.remaining_ms),
+            bundle_sha256=bytes.fromhex(self.bundle_sha256), update=self.chain.update(connection, client, target))
+        if lease.kind == "evaluate":
+            task.evaluate.SetInParent()
+        else:
+            plan = self._plan(plan_sha256)
+            asked = plan.task(client.client_id)
+            assert asked is not None  # the plan that names the holder was committed with the lease
+            size_bytes = self.artifacts.size_bytes(job.scale_sha256) if job.scale_sha256 else 0
+            task.directions.CopyFrom(messages.directions_task(plan, asked, self.layout, size_bytes))
+        return pb.CheckInReply(task=task)
+
+    def _take_over(self, connection: Connection, out: Row[Any], client: Row[Any]) -> tuple[Row[Any], str] | None:
+        """Gives an expired task of another client to this one: the plan grows by a member, in this transaction."""
+        expired = leases.takeover(connection, out.number, client.client_id)
+        newcomer = member(client)
+        if expired is None or not may_join(self.job, newcomer):
+            return None
+        plan, _ = rounds.refill(self._plan(out.plan_sha256), newcomer, self.layout)
+        name = self.artifacts.put(plan.to_bytes())
+        connection.execute(
+            sa.update(round_rows).where(round_rows.c.number == out.number).values(plan_sha256=name))
+        return leases.replace(connection, expired, client.client_id, self.times), name
+
+    def _plan(self, name: str) -> RoundPlan:
+        return RoundPlan.from_bytes(self.artifacts.get(name))
+
+    def _retry(self) -> pb.CheckInReply:
+        return pb.CheckInReply(retry=pb.RetryWindow(min_ms=self.job.retry_min_ms, max_ms=self.job.retry_max_ms))
+
+    def stream_guides(self, client_id: str, request: pb.StreamGuidesRequest) -> Iterator[pb.GuideChunk]:
+        """The chunks of a task's guides; the checks are made before the first is asked for."""
+        wire.check_stream_guides(request)
+        with self.store.transaction() as connection:
+            lease = one(connection, tasks, tasks.c.task_id == request.task_id, tasks.c.holder == client_id)
+            out = open_round(connection)
+        if lease is None or lease.status != "leased" or lease.kind != "directions" or out is None:
+            raise wire.WireError("NOT_FOUND", "this task is unknown or its lease has expired: check in again")
+        plan = self._plan(out.plan_sha256)
+        asked = plan.task(client_id)
+        if asked is None or lease.round != out.number:
+            raise wire.WireError("NOT_FOUND", "this task is over: check in again")
+        return messages.guide_chunks(messages.task_guides(plan, asked), self.layout, request.first_chunk)
+
+    def send_report(self, client_id: str, report: pb.Report) -> pb.Ack:
+        """Stores a report once, however often it is sent."""
+        wire.check_report(report)
+        with self.store.transaction() as connection:
+            same = sa.and_(reports.c.client_id == client_id, reports.c.report_id == report.report_id)
+            if one(connection, reports, same) is not None:
+                return pb.Ack(duplicate=True)
+            lease = one(connection, tasks, tasks.c.task_id == report.task_id, tasks.c.holder == client_id)
+            self._check_lease(lease)
+            assert lease is not None
+            self._check_result(connection, lease, client_id, report)
+            accepted = report.status == pb.REPORT_STATUS_OK
+            leases.finish(connection, lease, report.status == pb.REPORT_STATUS_BAD_ARTIFACT, accepted)
+            connection.execute(sa.insert(reports).values(
+                client_id=client_id, report_id=report.report_id, task_id=report.task_id, round=lease.round,
+                status=report.status, body=report.SerializeToString(), received_ms=self.clock_ms()))
+        self.metrics.reports.labels(pb.ReportStatus.Name(report.status)).inc()
+        self.wake()
+        return pb.Ack()
+
+    @staticmethod
+    def _check_lease(lease: Row[Any] | None) -> None:
+        if lease is None or lease.status in ("reported", "refused"):
+            raise wire.WireError("NOT_FOUND", "this task is unknown or was reported: drop the report, check in again")
+        if lease.status in ("replaced", "closed"):
+            raise wire.WireError("DEADLINE_EXCEEDED", "the lease expired: drop the report and check in again")
+
+    def _check_result(self, connection: Connection, lease: Row[Any], client_id: str, report: pb.Report) -> None:
+        target = latest_version(connection)
+        out = open_round(connection)
+        if target is None or out is None or out.number != lease.round:
+            raise wire.WireError("DEADLINE_EXCEEDED", "the round is over: drop the report and check in again")
+        if report.status != pb.REPORT_STATUS_OK:
+            return
+        adapter = bytes.fromhex(target.adapter_sha256)
+        if lease.kind == "evaluate":
+            wire.check_evaluation_report(report, adapter)
+            return
+        plan = self._plan(out.plan_sha256)
+        asked = plan.task(client_id)
+        assert asked is not None
+        wire.check_directions_report(report, asked.scalars, adapter, plan.settings.scalar_clip)
+
+
+def member(row: Row[Any]) -> CohortMember:
+    """A client's row as a candidate for a cohort."""
+    return CohortMember(
+        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples)
+
+
+def may_join(job: Job, candidate: CohortMember) -> bool:
+    """Whether what the client discloses and holds allows any task of this job."""
+    return candidate.max_scalars_per_round >= 1 and candidate.train_examples >= candidate.min_batch_examples

@@ -1,0 +1,179 @@
+"""Adapter versions: how one is written down, and which exact form of it a device gets.
+
+Every version can be rebuilt: the oldest and every `snapshot_every_rounds`-th are kept whole, the others as deltas.
+What is *sent* is bounded: a device that is behind the oldest of the last two snapshots gets the newest version whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+from sqlalchemy.engine import Connection, Row
+
+from cloud_service.artifacts import Artifacts
+from cloud_service.messages import record_message
+from cloud_service.plan import Record, RoundState
+from cloud_service.store import guides, reports, tasks, versions
+from device_runtime.zo.layout import Layout
+from device_runtime.zo.version import adapter_sha256, decode_delta, encode_delta
+from protos import federation_pb2 as pb
+
+Float32 = NDArray[np.float32]
+
+FORMS = ("record", "delta", "snapshot")
+
+
+def snapshot(adapter: Float32, layout: Layout) -> bytes:
+    """A whole adapter as .safetensors, one float32 tensor per layout entry, as in a bundle."""
+    return save({tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors})
+
+
+def read_snapshot(data: bytes, layout: Layout) -> Float32:
+    """The adapter in a snapshot that this service wrote."""
+    tensors = load(data)
+    return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in layout.tensors])
+
+
+def version_row(
+    artifacts: Artifacts, layout: Layout, before: RoundState | None, after: RoundState, record: Record | None,
+    keep_whole: bool,
+) -> dict[str, Any]:
+    """Writes a version's files and answers its row for the table `versions`; the caller commits it."""
+    row: dict[str, Any] = {
+        "number": after.version, "adapter_sha256": adapter_sha256(after.adapter).hex(),
+        "state_sha256": artifacts.put(after.to_bytes()),
+        "record": None if record is None else record_message(record).SerializeToString(),
+    }
+    if before is not None:
+        delta = encode_delta(before.adapter, after.adapter, layout)
+        row |= {"delta_sha256": artifacts.put(delta), "delta_size_bytes": len(delta)}
+    if keep_whole or before is None:
+        whole = snapshot(after.adapter, layout)
+        row |= {"snapshot_sha256": artifacts.put(whole), "snapshot_size_bytes": len(whole)}
+    return row
+
+
+def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
+    """Forgets records, guides and states that nobody can need any more. Versions themselves stay rebuildable."""
+    kept = sa.select(versions.c.number).where(versions.c.snapshot_sha256 != "", versions.c.number <= newest)
+    whole = list(connection.execute(kept.order_by(versions.c.number.desc()).limit(2)).scalars())
+    if len(whole) == 2:
+        oldest = whole[-1]
+        old = sa.select(guides.c.sha256).where(guides.c.round < oldest)
+        gone = set(connection.execute(old).scalars())
+        gone -= set(connection.execute(sa.select(guides.c.sha256).where(guides.c.round >= oldest)).scalars())
+        for name in gone:
+            artifacts.remove(name)
+        connection.execute(sa.delete(guides).where(guides.c.round < oldest))
+        connection.execute(sa.update(versions).where(versions.c.number <= oldest).values(record=None))
+    states = connection.execute(sa.select(versions.c.number, versions.c.state_sha256)).all()
+    needed = {row.state_sha256 for row in states if row.number >= newest - 1}
+    for row in states:
+        if newest - 4 <= row.number < newest - 1 and row.state_sha256 not in needed:
+            artifacts.remove(row.state_sha256)
+
+
+def rebuild(connection: Connection, artifacts: Artifacts, layout: Layout, number: int) -> Float32:
+    """The adapter of any version: from the last whole one before it, delta by delta."""
+    query = sa.select(versions).where(versions.c.number <= number).order_by(versions.c.number)
+    rows = connection.execute(query).all()
+    start = max(index for index, row in enumerate(rows) if row.snapshot_sha256)
+    adapter = read_snapshot(artifacts.get(rows[start].snapshot_sha256), layout)
+    for row in rows[start + 1 :]:
+        adapter = decode_delta(artifacts.get(row.delta_sha256), adapter, layout)
+    return adapter
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Chooses the form in which the newest version reaches a device. `version_form` is the job's."""
+
+    artifacts: Artifacts
+    layout: Layout
+    version_form: str
+
+    def update(self, connection: Connection, client: Row[Any], target: Row[Any]) -> pb.VersionUpdate:
+        """How this client gets from what it holds to `target`, the newest version."""
+        update = pb.VersionUpdate(version=target.number, adapter_sha256=bytes.fromhex(target.adapter_sha256))
+        if client.adapter_sha256 == target.adapter_sha256:
+            update.unchanged.SetInParent()
+            return update
+        wanted = self._wanted(client.client_id, target.number)
+        steps = self._steps(connection, client, target.number)
+        records, cost_bytes = self._records(connection, client.client_id, steps)
+        whole_bytes = target.snapshot_size_bytes or 4 * self.layout.parameters
+        delta_bytes = sum(row.delta_size_bytes for row in steps)
+        if wanted == "auto":
+            sizes = {"record": cost_bytes if records else None, "delta": delta_bytes or None, "snapshot": whole_bytes}
+            wanted = min((size, name) for name, size in sizes.items() if size is not None)[1]
+        if wanted == "record" and records:
+            update.records.record.extend(records)
+            update.from_version = client.adapter_version
+        elif wanted == "delta" and steps:
+            update.delta.CopyFrom(self._delta(connection, client, steps))
+            update.from_version = client.adapter_version
+        else:
+            update.snapshot.CopyFrom(self._snapshot(connection, target))
+        return update
+
+    def _wanted(self, client_id: str, number: int) -> str:
+        if self.version_form != "mixed":
+            return self.version_form
+        return FORMS[(int(client_id[:8], 16) + number) % len(FORMS)]
+
+    def _steps(self, connection: Connection, client: Row[Any], target: int) -> list[Row[Any]]:
+        """The versions after the one the client holds, up to the target; none when the client's is not ours."""
+        held = connection.execute(
+            sa.select(versions.c.adapter_sha256).where(versions.c.number == client.adapter_version)).scalar()
+        if not client.adapter_sha256 or held != client.adapter_sha256 or client.adapter_version >= target:
+            return []
+        after = sa.and_(versions.c.number > client.adapter_version, versions.c.number <= target)
+        return list(connection.execute(sa.select(versions).where(after).order_by(versions.c.number)).all())
+
+    def _records(
+        self, connection: Connection, client_id: str, steps: list[Row[Any]]
+    ) -> tuple[list[pb.Record], int]:
+        """The records of these steps and their size; none when one is no list or names a guide the client lacks."""
+        if not steps or any(row.record is None for row in steps):
+            return [], 0
+        records = [pb.Record.FromString(row.record) for row in steps]
+        named = {term.guide_sha256.hex() for record in records for term in _terms(record)}
+        if named - _held_guides(connection, client_id):
+            return [], 0
+        return records, sum(len(row.record) for row in steps)
+
+    def _delta(self, connection: Connection, client: Row[Any], steps: list[Row[Any]]) -> pb.Artifact:
+        if len(steps) == 1:
+            name, size_bytes = steps[0].delta_sha256, steps[0].delta_size_bytes
+        else:
+            before = rebuild(connection, self.artifacts, self.layout, client.adapter_version)
+            after = rebuild(connection, self.artifacts, self.layout, steps[-1].number)
+            data = encode_delta(before, after, self.layout)
+            name, size_bytes = self.artifacts.put(data), len(data)
+        return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
+
+    def _snapshot(self, connection: Connection, target: Row[Any]) -> pb.Artifact:
+        name, size_bytes = target.snapshot_sha256, target.snapshot_size_bytes
+        if not name:
+            data = snapshot(rebuild(connection, self.artifacts, self.layout, target.number), self.layout)
+            name, size_bytes = self.artifacts.put(data), len(data)
+            connection.execute(sa.update(versions).where(versions.c.number == target.number).values(
+                snapshot_sha256=name, snapshot_size_bytes=size_bytes))
+        return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
+
+
+def _terms(record: pb.Record) -> list[pb.GuideTerm]:
+    return [*record.guides, *(term for item in record.directions for term in item.guides)]
+
+
+def _held_guides(connection: Connection, client_id: str) -> set[str]:
+    """Guides that a client certainly has: a device keeps those of the last task it did."""
+    last = sa.select(sa.func.max(reports.c.round)).join(tasks, tasks.c.task_id == reports.c.task_id).where(
+        reports.c.client_id == client_id, reports.c.status == pb.REPORT_STATUS_OK, tasks.c.kind == "directions")
+    number = connection.execute(last).scalar()
+    return set(connection.execute(sa.select(guides.c.sha256).where(guides.c.round == number)).scalars())
