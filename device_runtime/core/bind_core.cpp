@@ -114,7 +114,7 @@ void bind_class(nb::module_& m) {
            "coefficients"_a, "guides"_a = nb::list())
       .def("stop", &PyCore::stop)
       .def("resume", &PyCore::resume)
-      .def("poison_arena", &PyCore::poison_arena);
+      .def("poison_arena", &PyCore::poison_arena, "before_every_run"_a);
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ zo_status Chain::load(Program* program, const ChainShape& shape, const std::vect
   labels_.reserve(shape.batch_examples * sizeof(int64_t));
   status = load_methods(message);
   if (status != ZO_OK) return status;
+  program_->release_pages();
   reset_counters();
   reserve_slots(2);  // what one shared prefix needs; other plans ask for more
   return ZO_OK;
@@ -201,6 +202,7 @@ zo_status Chain::keep_hidden(size_t to_slot) noexcept {
 zo_status Chain::embed(size_t to_slot) noexcept {
   ++counters.embed_runs;
   const zo_status status = run(embed_, embed_inputs_, 2);
+  program_->release_pages();  // the rows of the embedding table that it looked up
   if (status != ZO_OK) return status;
   void* const mine = program_mask_tensor_.data;
   if (outputs_[1].size_bytes() > program_mask_.size_bytes()) return ZO_PROGRAM_MISMATCH;

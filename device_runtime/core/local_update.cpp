@@ -39,11 +39,12 @@ zo_status LocalUpdate::load(std::unique_ptr<Program> program, const ChainShape& 
 zo_status LocalUpdate::set_guide(uint32_t index, uint32_t segment, const float* values) {
   message_.clear();
   const size_t segments = chain_.shape().segments + 1;
-  if (segment >= segments || index > guides_.size()) {
+  if (segment >= segments || index >= kMaxGuides) {
     return fail(ZO_BAD_ARGUMENT, "guide " + std::to_string(index) + ", segment " + std::to_string(segment) +
-                                     ": indices are given in order and segments end with the head's");
+                                     ": there are " + std::to_string(segments) + " segments and at most " +
+                                     std::to_string(kMaxGuides) + " guides");
   }
-  if (index == guides_.size()) guides_.emplace_back(segments, nullptr);
+  if (index >= guides_.size()) guides_.resize(index + 1, std::vector<const float*>(segments, nullptr));
   guides_[index][segment] = values;
   return ZO_OK;
 }

@@ -18,6 +18,8 @@
 
 namespace cooperllm {
 
+constexpr uint32_t kMaxGuides = 65536;
+
 struct GuideTerm {
   uint32_t guide;  // the index it was set under
   double coefficient;

@@ -1,6 +1,5 @@
 #include "program.h"
 
-#include <executorch/extension/data_loader/mmap_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/executor/program.h>
 #include <executorch/runtime/platform/platform.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "mapped_file.h"
 
 // Exported by libexecutorch_threadpool, but the wheel carries no header for it: only what is used here is declared.
 namespace executorch::extension::threadpool {
@@ -102,15 +102,15 @@ class ThreadCount {  // one pool per process: who holds a program holds its size
 
 class ExecuTorchProgram final : public Program {
  public:
-  ExecuTorchProgram(executorch::extension::MmapDataLoader&& loader) : loader_(std::move(loader)) {}
-
   ~ExecuTorchProgram() override {
     methods_.clear();
     ThreadCount::release();
   }
 
+  MappedFile& file() { return file_; }
+
   zo_status load() {
-    auto program = et::Program::load(&loader_, et::Program::Verification::InternalConsistency);
+    auto program = et::Program::load(&file_, et::Program::Verification::InternalConsistency);
     if (!program.ok()) return failed(program.error());
     program_ = std::make_unique<et::Program>(std::move(program.get()));
     return reserve_arenas();
@@ -156,6 +156,9 @@ class ExecuTorchProgram final : public Program {
       const zo_status status = bind(callee, inputs[i], i);
       if (status != ZO_OK) return status;
     }
+    if (poison_) {  // 0xFF is a NaN in float32 and -1 in int64
+      for (Buffer& arena : arenas_) std::memset(arena.data(), 0xFF, arena.size_bytes());
+    }
     const et::Error error = callee.execute();
     if (error != et::Error::Ok) return failed(error);
     for (size_t i = 0; i < output_count; ++i) {
@@ -168,9 +171,9 @@ class ExecuTorchProgram final : public Program {
     return ZO_OK;
   }
 
-  void poison_arena() noexcept override {  // 0xFF is a NaN in float32 and -1 in int64
-    for (Buffer& arena : arenas_) std::memset(arena.data(), 0xFF, arena.size_bytes());
-  }
+  void poison_arena(bool before_every_run) noexcept override { poison_ = before_every_run; }
+
+  void release_pages() noexcept override { file_.release_pages(); }
 
   const char* last_message() const noexcept override { return last_log; }
 
@@ -240,11 +243,12 @@ class ExecuTorchProgram final : public Program {
     return error == et::Error::Ok ? ZO_OK : (failed(error), ZO_PROGRAM_MISMATCH);
   }
 
-  // Members are destroyed from the last to the first: methods, arenas, program, loader.
-  executorch::extension::MmapDataLoader loader_;
+  // Members are destroyed from the last to the first: methods, arenas, program, file.
+  MappedFile file_;
   std::unique_ptr<et::Program> program_;
   std::vector<Buffer> arenas_;
   std::vector<std::unique_ptr<Loaded>> methods_;
+  bool poison_ = false;
 };
 
 void start_runtime() {
@@ -261,19 +265,18 @@ std::unique_ptr<Program> open_program(const std::string& path, unsigned threads,
                                       std::string* message) {
   start_runtime();
   last_log[0] = '\0';
-  using executorch::extension::MmapDataLoader;
-  auto loader = MmapDataLoader::from(path.c_str(), MmapDataLoader::MlockConfig::NoMlock);
-  if (!loader.ok()) {
-    *status = failed(loader.error());
-    *message = "cannot map '" + path + "': " + last_log;
-    return nullptr;
-  }
   if (!ThreadCount::acquire(threads)) {
     *status = ZO_BAD_ARGUMENT;
     *message = "threads is 0, or another program of this process runs with a different number of threads";
     return nullptr;
   }
-  auto program = std::make_unique<ExecuTorchProgram>(std::move(*loader));
+  auto program = std::make_unique<ExecuTorchProgram>();
+  const std::string problem = program->file().open(path);
+  if (!problem.empty()) {
+    *status = ZO_PROGRAM_FAILED;
+    *message = "cannot map '" + path + "': " + problem;
+    return nullptr;
+  }
   *status = program->load();
   if (*status == ZO_OK) return program;
   *message = "'" + path + "' is not a program that can be loaded: " + last_log;

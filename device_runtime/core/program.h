@@ -50,8 +50,11 @@ class Program {
   virtual zo_status run(int method, const Tensor* inputs, size_t input_count, Tensor* outputs,
                         size_t output_count) noexcept = 0;
 
-  // Overwrites everything that a method may leave behind for another, to show in tests that nobody relies on it.
-  virtual void poison_arena() noexcept = 0;
+  // Gives the file's resident pages back to the system; what is needed of them is read again.
+  virtual void release_pages() noexcept = 0;
+
+  // For tests: from now on every run first overwrites all that methods may leave behind for each other.
+  virtual void poison_arena(bool before_every_run) noexcept = 0;
 
   // What the last failure said, one line; empty if it said nothing.
   virtual const char* last_message() const noexcept = 0;

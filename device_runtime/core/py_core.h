@@ -155,9 +155,9 @@ class PyCore {
 
   void stop() noexcept { local_.stop(); }
   void resume() noexcept { local_.resume(); }
-  void poison_arena() {
+  void poison_arena(bool before_every_run) {
     const Guard guard(*this);
-    local_.program().poison_arena();
+    local_.program().poison_arena(before_every_run);
   }
   Counters counters() const { return local_.chain().counters; }
   void reset_counters() {

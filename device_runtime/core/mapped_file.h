@@ -1,0 +1,83 @@
+// A program's file, mapped once and read-only. Unlike ExecuTorch's own mapped loader it can give back the pages that
+// were read: the table of embeddings is looked into at a few rows a batch, but the system maps whole neighbourhoods, and
+// without this the table would end up resident as a whole.
+#pragma once
+
+#include <executorch/runtime/core/data_loader.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+namespace cooperllm {
+
+class MappedFile final : public executorch::runtime::DataLoader {
+ public:
+  MappedFile() = default;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile() override {
+    if (data_ != nullptr) munmap(data_, size_bytes_);
+  }
+
+  // Empty on success, otherwise what went wrong.
+  std::string open(const std::string& path) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) return std::strerror(errno);
+    struct stat about {};
+    std::string problem;
+    if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {
+      problem = "it is not a regular file";
+    } else if (about.st_size == 0) {
+      problem = "it is empty";
+    } else {
+      void* mapped = mmap(nullptr, static_cast<size_t>(about.st_size), PROT_READ, MAP_PRIVATE, file, 0);
+      if (mapped == MAP_FAILED) {
+        problem = std::strerror(errno);
+      } else {
+        data_ = static_cast<uint8_t*>(mapped);
+        size_bytes_ = static_cast<size_t>(about.st_size);
+      }
+    }
+    close(file);
+    return problem;
+  }
+
+  // Lets go of every resident page; the next read gets it from the page cache or the disk.
+  void release_pages() const noexcept { madvise(data_, size_bytes_, MADV_DONTNEED); }
+
+  executorch::runtime::Result<executorch::runtime::FreeableBuffer> load(size_t offset, size_t size,
+                                                                        const SegmentInfo&) const override {
+    if (!contains(offset, size)) return executorch::runtime::Error::InvalidProgram;
+    return executorch::runtime::FreeableBuffer(data_ + offset, size, &MappedFile::release);
+  }
+
+  executorch::runtime::Error load_into(size_t offset, size_t size, const SegmentInfo&, void* buffer) const override {
+    if (!contains(offset, size)) return executorch::runtime::Error::InvalidProgram;
+    std::memcpy(buffer, data_ + offset, size);
+    return executorch::runtime::Error::Ok;
+  }
+
+  executorch::runtime::Result<size_t> size() const override { return size_bytes_; }
+
+ private:
+  bool contains(size_t offset, size_t size) const { return offset <= size_bytes_ && size <= size_bytes_ - offset; }
+
+  // A buffer is given back once its weights are packed: its pages go at once, so that loading never holds both forms of
+  // more than one segment. Neighbours on the first and last page are read again.
+  static void release(void*, void* data, size_t size) {
+    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t first = reinterpret_cast<uintptr_t>(data) / page * page;
+    madvise(reinterpret_cast<void*>(first), reinterpret_cast<uintptr_t>(data) + size - first, MADV_DONTNEED);
+  }
+
+  uint8_t* data_ = nullptr;
+  size_t size_bytes_ = 0;
+};
+
+}  // namespace cooperllm
