@@ -5,9 +5,12 @@
 #   2. the same version, installed beside the running interpreter
 #   3. the wheel for the running interpreter, downloaded without its dependencies into the build folder
 #
-# Sets EXECUTORCH_DIR and EXECUTORCH_LICENSE_FILE, and imports the targets executorch::*.
+# Sets EXECUTORCH_DIR, EXECUTORCH_LICENSE_FILE, EXECUTORCH_INCLUDE_DIRS, EXECUTORCH_COMPILE_DEFINITIONS and
+# EXECUTORCH_CORE_LIBRARIES, the file names of what the core needs in EXECUTORCH_DIR/lib.
 
 set(EXECUTORCH_VERSION 1.5.1)
+set(EXECUTORCH_CORE_LIBRARIES libexecutorch.so libexecutorch_kernels_optimized.so libexecutorch_backend_xnnpack.so
+                              libexecutorch_threadpool.so)
 set(EXECUTORCH_DIR "" CACHE PATH "Folder `executorch` of executorch ${EXECUTORCH_VERSION}'s wheel")
 
 if(NOT EXECUTORCH_DIR)

@@ -56,8 +56,12 @@ struct SliceDirection {
   SliceDirection(uint64_t seed, double isotropic_scale, std::optional<Values> scale, Guides guides, uint64_t count)
       : scale_(std::move(scale)), guides_(std::move(guides)), list_(list_guides(guides_, count)), count_(count) {
     if (scale_ && scale_->size() != count) throw nb::value_error("a scale is not as long as its slice");
-    raw_ = {seed, isotropic_scale, scale_ ? pointer_of(*scale_) : nullptr, static_cast<uint32_t>(list_.values.size()),
-            list_.values.data(), list_.coefficients.data()};
+    raw_ = {seed,
+            isotropic_scale,
+            scale_ ? pointer_of(*scale_) : nullptr,
+            static_cast<uint32_t>(list_.values.size()),
+            list_.values.data(),
+            list_.coefficients.data()};
   }
   SliceDirection(const SliceDirection&) = delete;
   SliceDirection& operator=(const SliceDirection&) = delete;
@@ -101,7 +105,8 @@ struct SliceStep {
   SliceStep(double epsilon, uint64_t update_seed, const std::vector<const SliceDirection*>& of_directions,
             std::vector<double> of_coefficients, const Guides& guides, uint64_t count)
       : coefficients(std::move(of_coefficients)), list(list_guides(guides, count)) {
-    if (coefficients.size() != of_directions.size()) throw nb::value_error("an update needs one coefficient a direction");
+    if (coefficients.size() != of_directions.size())
+      throw nb::value_error("an update needs one coefficient a direction");
     for (const SliceDirection* direction : of_directions) directions.push_back(direction->of(count));
     raw = {epsilon,
            update_seed,
@@ -160,7 +165,8 @@ void bind_kernels(nb::module_& m) {
       .def(nb::init<uint64_t, double, std::optional<Values>, Guides, uint64_t>(), "seed"_a, "isotropic_scale"_a,
            "scale"_a.none(), "guides"_a, "count"_a);
   m.def("message", [](zo_status status) { return zo_status_message(status); }, "status"_a);
-  m.def("perturb", &perturb, "theta"_a.noconvert(), "start"_a, "exponent"_a, "epsilon"_a, "direction"_a, "multiplier"_a);
+  m.def("perturb", &perturb, "theta"_a.noconvert(), "start"_a, "exponent"_a, "epsilon"_a, "direction"_a,
+        "multiplier"_a);
   m.def("check_direction", &check_direction, "start"_a, "count"_a, "exponent"_a, "epsilon"_a, "direction"_a,
         "lanes_error"_a, "lanes_norm"_a);
   m.def("add_lanes", &add_lanes, "lanes_error"_a, "lanes_norm"_a, "exponent"_a, "error"_a, "norm"_a);
@@ -169,11 +175,15 @@ void bind_kernels(nb::module_& m) {
         "coefficients"_a, "guides"_a);
   m.def("update", &update, "theta"_a.noconvert(), "start"_a, "exponent"_a, "epsilon"_a, "update_seed"_a, "directions"_a,
         "coefficients"_a, "guides"_a);
-  m.def("check_adapter", [](Values theta, int exponent) { return zo_check_adapter(pointer_of(theta), theta.size(), exponent); },
-        "theta"_a, "exponent"_a);
+  m.def(
+      "check_adapter",
+      [](Values theta, int exponent) { return zo_check_adapter(pointer_of(theta), theta.size(), exponent); }, "theta"_a,
+      "exponent"_a);
   m.def("philox", &philox, "counter"_a, "key"_a);
-  m.def("fill_signs", [](uint64_t seed, uint64_t start, Signs signs) { return zo_signs(seed, start, signs.size(), signs.data()); },
-        "seed"_a, "start"_a, "signs"_a.noconvert());
+  m.def(
+      "fill_signs",
+      [](uint64_t seed, uint64_t start, Signs signs) { return zo_signs(seed, start, signs.size(), signs.data()); },
+      "seed"_a, "start"_a, "signs"_a.noconvert());
   m.def("instructions", &zo_instructions);
   m.def("use_instructions", [](const std::string& name) { return zo_use_instructions(name.c_str()); }, "name"_a);
 }

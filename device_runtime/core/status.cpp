@@ -6,17 +6,28 @@ extern "C" {
 
 const char* zo_status_message(zo_status status) noexcept {
   switch (status) {
-    case ZO_OK: return "done";
-    case ZO_OUT_OF_RANGE: return "a value or perturbation is 2^23 grid steps or more: use a smaller epsilon or guide";
-    case ZO_BELOW_GRID: return "rounding changes the direction by over 2 %: use a larger epsilon or grid exponent";
-    case ZO_NOT_FINITE: return "NaN or infinity in an adapter, scale, guide or update: drop what it came from";
-    case ZO_OFF_GRID: return "a value is not on its grid, or is -0.0: round the adapter to the grid";
-    case ZO_BAD_ARGUMENT: return "an argument is not allowed: correct the call";
-    case ZO_PROGRAM_FAILED: return "a method of the program failed: export the bundle again";
-    case ZO_PROGRAM_MISMATCH: return "the program is not of this layout: use the bundle that belongs together";
-    case ZO_OUT_OF_MEMORY: return "out of memory: use smaller batches";
-    case ZO_LOSS_NOT_FINITE: return "the loss is not finite: use a smaller epsilon or learning rate";
-    case ZO_STOPPED: return "stopped; the adapter is as it was";
+    case ZO_OK:
+      return "done";
+    case ZO_OUT_OF_RANGE:
+      return "a value or perturbation is 2^23 grid steps or more: use a smaller epsilon or guide";
+    case ZO_BELOW_GRID:
+      return "rounding changes the direction by over 2 %: use a larger epsilon or grid exponent";
+    case ZO_NOT_FINITE:
+      return "NaN or infinity in an adapter, scale, guide or update: drop what it came from";
+    case ZO_OFF_GRID:
+      return "a value is not on its grid, or is -0.0: round the adapter to the grid";
+    case ZO_BAD_ARGUMENT:
+      return "an argument is not allowed: correct the call";
+    case ZO_PROGRAM_FAILED:
+      return "a method of the program failed: export the bundle again";
+    case ZO_PROGRAM_MISMATCH:
+      return "the program is not of this layout: use the bundle that belongs together";
+    case ZO_OUT_OF_MEMORY:
+      return "out of memory: use smaller batches";
+    case ZO_LOSS_NOT_FINITE:
+      return "the loss is not finite: use a smaller epsilon or learning rate";
+    case ZO_STOPPED:
+      return "stopped; the adapter is as it was";
   }
   return "an unknown status: update the app";
 }

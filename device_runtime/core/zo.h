@@ -62,8 +62,7 @@ after
    not be
  * perturbed; the lanes then mean nothing. */
 zo_status zo_check_direction(uint64_t start, uint64_t count, int exponent, double epsilon,
-                             const zo_direction* direction, double lanes_error[8], double lanes_norm[8])
-                             ZO_NOEXCEPT;
+                             const zo_direction* direction, double lanes_error[8], double lanes_norm[8]) ZO_NOEXCEPT;
 
 /* Adds a tensor's lanes, in order and in units of 4^-e, to the sums over tensors. */
 void zo_add_lanes(const double lanes_error[8], const double lanes_norm[8], int exponent, double* error,

@@ -74,7 +74,8 @@ bool is_step_good(const zo_step* step) {
   return are_guides_good(step->guide_count, step->guides, step->guide_coefficients);
 }
 
-// max |value|, or infinity or NaN where there is one: float32 bit patterns without the sign order like magnitudes, NaN last.
+// max |value|, or infinity or NaN where there is one: float32 bit patterns without the sign order like magnitudes, NaN
+// last.
 double largest_magnitude(const float* values, uint64_t count) {
   int32_t largest = 0;
   for (uint64_t i = 0; i < count; ++i) {

@@ -7,9 +7,9 @@
 
 namespace cooperllm {
 
-constexpr uint64_t kChunk = 1024;          // parameters at a time: eight Philox blocks of signs, all buffers in L1
-constexpr double kRangeEnd = 8388607.5;    // |rint(y)| >= 2^23 exactly from here on (2^23 - 1/2 rounds to even)
-constexpr double kLargestStep = 8388607.0; // 2^23 - 1
+constexpr uint64_t kChunk = 1024;           // parameters at a time: eight Philox blocks of signs, all buffers in L1
+constexpr double kRangeEnd = 8388607.5;     // |rint(y)| >= 2^23 exactly from here on (2^23 - 1/2 rounds to even)
+constexpr double kLargestStep = 8388607.0;  // 2^23 - 1
 
 // What one slice is worked on with; validated.
 struct Slice {

@@ -23,10 +23,10 @@ inline bool is_finite(double z) { return __builtin_fabs(z) <= 1.7976931348623157
 
 // A run of parameters within one aligned chunk: chunk indices first .. first + count - 1.
 struct Run {
-  uint64_t base;   // adapter index of the chunk
+  uint64_t base;  // adapter index of the chunk
   uint64_t first;
   uint64_t count;
-  uint64_t done;   // parameters of the slice before the run
+  uint64_t done;  // parameters of the slice before the run
 };
 
 inline bool next_run(const Slice& slice, Run* run) {
@@ -42,10 +42,10 @@ inline bool next_run(const Slice& slice, Run* run) {
 
 // signs[i] = +1 or -1 for the whole chunk.
 void fill_signs(uint64_t seed, uint64_t base, float* signs) {
-  static const uint32_t masks[32] = {
-      1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,  1u << 8,  1u << 9,  1u << 10,
-      1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
-      1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+  static const uint32_t masks[32] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
+                                     1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
+                                     1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
+                                     1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
   uint64_t pairs[kChunk / 64];
   fill_blocks(seed, 0, base / 128, kChunk / 128, pairs);
   for (uint64_t word = 0; word < kChunk / 32; ++word) {
