@@ -13,7 +13,7 @@ from cooperllm.simulate.live import View
 from cooperllm.simulate.material import Material
 from cooperllm.simulate.model_cache import exported_bundle
 from cooperllm.simulate.outcome import TITLES, Outcome, Run, figures_of
-from cooperllm.simulate.rounds import cloud_spans, fetch_final_adapter, round_rows
+from cooperllm.simulate.rounds import round_rows, round_spans
 from cooperllm.simulate.settings import VARIANTS, Settings, write_job
 from device_runtime.bundle import Bundle
 from device_runtime.errors import InputError
@@ -95,14 +95,15 @@ def _run(
     plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed)
     with Federation(plan) as federation:
         ledger = federation.run(view)
-        service = f"http://127.0.0.1:{federation.http_port}"
-        rows = round_rows(service, variant, seed, ledger)
+        service = federation.operator
+        assert service is not None  # it answered, or the run would not have finished
+        rounds = service.rounds()
         run = Run(
-            rows=rows,
-            spans=[*ledger.spans, *cloud_spans(rows)],
+            rows=round_rows(rounds, variant, seed, ledger),
+            spans=[*ledger.spans, *round_spans(rounds)],
             unequal=ledger.unequal(),
             refusals=ledger.refusals,
-            final=fetch_final_adapter(service, ledger),
+            final=service.final_adapter(bundle.layout),
             skipped_examples=sum(device.skipped_examples for device in ledger.devices.values()),
             truncated_examples=sum(device.truncated_examples for device in ledger.devices.values()),
             duration_s=time.monotonic() - started_s,

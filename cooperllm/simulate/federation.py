@@ -12,15 +12,14 @@ from cooperllm.simulate.keys import place_key
 from cooperllm.simulate.ledger import SERVICE, Ledger, device_name
 from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children, Event
+from cooperllm.simulate.rounds import Operator
 from device_runtime.errors import CooperLLMError
 
-READY_WITHIN_S = 300.0
-"""The service answers only after the public fit; on a busy machine torch alone takes half a minute to import."""
-
 STALLED_AFTER_S = 300.0
-"""A run in which nobody says anything for so long has failed, whatever the reason."""
+"""A run of which nothing is heard for so long has failed, whatever the reason."""
 
-MAX_RESTARTS = 50
+POLL_EVERY_S = 0.5
+MAX_RESTARTS = 100
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,12 @@ class Federation:
         self.plan = plan
         self.children = Children()
         self.ledger = Ledger(len(plan.data), plan.rounds)
-        self.grpc_port = self.http_port = 0
+        self.operator: Operator | None = None
         self.restarts = 0
-        self._due_s: dict[int, float] = {}   # device -> when to start it again, on the monotonic clock
+        self._grpc = self._http = ""         # addresses, once the service has told them
+        self._due_s: dict[int, float] = {}   # device -> when to start it again; all on the monotonic clock
+        self._poll_due_s = 0.0
+        self._heard_s = time.monotonic()
 
     def __enter__(self) -> Federation:
         return self
@@ -66,61 +68,77 @@ class Federation:
         """
         view.begin(self.plan.title, self.ledger)
         try:
-            self.start_service()
+            self._start_service()
             while not self.ledger.finished:
-                event = self._next_event(view)
-                self.ledger.take(event)
-                if event.child == SERVICE and event.kind == "ready":
-                    self._ready(event)
-                elif event.kind == "exited":
-                    self._exited(event)
-                if on_event is not None:
-                    on_event(self, event)
+                # Wakes up now and then without an event: the clock on the screen runs on, and Ctrl-C is heard.
+                for event in (self.children.next_event(timeout_s=0.1), self._poll()):
+                    if event is not None:
+                        self._take(event)
+                        if on_event is not None:
+                            on_event(self, event)
+                self._start_due_devices()
+                self._check_stalled()
                 view.refresh()
         finally:
             view.end()
         return self.ledger
 
-    def start_service(self) -> None:
-        """Start the service, on the ports that it had before if it had any."""
-        arguments = ["serve", "--job", self.plan.job, "--state", self.plan.folder / "cloud", "--host", "127.0.0.1",
-                     "--grpc-port", self.grpc_port, "--http-port", self.http_port, "--format", "json"]  # fmt: skip
+    def _take(self, event: Event) -> None:
+        version = self.ledger.version
+        self.ledger.take(event)
+        if event.kind != "polled" or self.ledger.version > version:
+            self._heard_s = time.monotonic()
+        if event.child == SERVICE and event.kind == "ready":
+            self._ready(event)
+        elif event.kind == "exited":
+            self._exited(event)
+        if self.ledger.failure:
+            raise CooperLLMError(f"{self.plan.title}: {self.ledger.failure}")
+
+    def _poll(self) -> Event | None:
+        if self.operator is None or time.monotonic() < self._poll_due_s:
+            return None
+        self._poll_due_s = time.monotonic() + POLL_EVERY_S
+        try:
+            return Event(SERVICE, self.operator.poll())
+        except CooperLLMError:
+            # It may just be on its way back from a kill; if it does not come back, its exit or the stall says so.
+            return None
+
+    def _check_stalled(self) -> None:
+        if time.monotonic() - self._heard_s > STALLED_AFTER_S:
+            raise CooperLLMError(
+                f"{self.plan.title}: nothing was heard for {STALLED_AFTER_S:.0f} s; see {self.plan.folder / 'logs'}"
+            )
+
+    # --- starting and starting again ---------------------------------------------------------------------------------
+
+    def _start_service(self) -> None:
+        # After a kill it gets the ports that it had: the devices go on calling there.
+        arguments = ["serve", "--job", self.plan.job, "--data-dir", self.plan.folder / SERVICE, "--host", "127.0.0.1",
+                     "--grpc-port", _port(self._grpc), "--http-port", _port(self._http), "--format", "json"]  # fmt: skip
         self._start(SERVICE, arguments)
 
-    def start_device(self, number: int) -> None:
-        """Start one device on its own folder and its own data."""
+    def _start_device(self, number: int) -> None:
         name = device_name(number)
         folder = self.plan.folder / name
         place_key(folder, self.plan.seed, number)
-        arguments = ["device", "--server", f"127.0.0.1:{self.grpc_port}", "--data", self.plan.data[number],
-                     "--state", folder, "--threads", 1, "--until-finished", "--format", "json"]  # fmt: skip
+        arguments = ["device", "--server", self._grpc, "--data", self.plan.data[number], "--state", folder,
+                     "--threads", 1, "--until-finished", "--format", "json"]  # fmt: skip
         self._start(name, arguments)
 
     def _start(self, name: str, arguments: Sequence[object]) -> None:
         command = [sys.executable, "-m", "cooperllm", *map(str, arguments)]
         self.children.start(name, command, self.plan.folder / "logs" / f"{name}.log")
 
-    def _next_event(self, view: View) -> Event:
-        quiet_since_s = time.monotonic()
-        limit_s = STALLED_AFTER_S if self.grpc_port else READY_WITHIN_S
-        while True:
-            # Wakes up now and then without an event, so that the clock on the screen runs and Ctrl-C is heard.
-            event = self.children.next_event(timeout_s=0.1)
-            if event is not None:
-                return event
-            view.refresh()
-            self._start_due_devices()
-            if time.monotonic() - quiet_since_s > limit_s:
-                raise CooperLLMError(
-                    f"{self.plan.title}: nothing happened for {limit_s:.0f} s; see the logs in {self.plan.folder}/logs"
-                )
-
     def _ready(self, event: Event) -> None:
-        first = self.grpc_port == 0
-        self.grpc_port, self.http_port = int(event.body["grpc_port"]), int(event.body["http_port"])
+        first = self.operator is None
+        self._grpc, self._http = str(event.body["grpc"]), str(event.body["http"])
+        token = Path(event.body["operator_token_file"]).read_text(encoding="utf-8").strip()
+        self.operator = Operator(self._http, token)
         if first:
             for number in range(len(self.plan.data)):
-                self.start_device(number)
+                self._start_device(number)
 
     def _exited(self, event: Event) -> None:
         code = int(event.body["code"])
@@ -132,14 +150,17 @@ class Federation:
             raise CooperLLMError(f"{self.plan.title}: {event.child} ended with exit code {code}: {words}")
         self.restarts += 1
         if device is None:
-            self.start_service()
+            self._start_service()
         else:
             number = list(self.ledger.devices).index(event.child)
             self._due_s[number] = time.monotonic() + self.plan.device_restart_after_s
-            self._start_due_devices()
 
     def _start_due_devices(self) -> None:
         for number in [number for number, due_s in self._due_s.items() if due_s <= time.monotonic()]:
             del self._due_s[number]
             self.ledger.devices[device_name(number)].starts += 1
-            self.start_device(number)
+            self._start_device(number)
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2] or "0"

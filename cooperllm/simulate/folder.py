@@ -36,7 +36,7 @@ def write(
     plots.write(out, curves, figures)
     timeline.write(out / "timeline.json", first.spans)
     (out / "adapter.safetensors").write_bytes(first.final.safetensors)
-    export_peft(bundle, first.final.adapter, out / "peft")
+    export_peft(bundle, first.final.values, out / "peft")
     job = out / "runs" / f"seed-{settings.seeds[0]}" / "cooperllm" / "job.toml"
     (out / "job.toml").write_bytes(job.read_bytes())
     report.write(

@@ -50,6 +50,7 @@ class Ledger:
         self.spans: list[Span] = []
         self.refusals: list[str] = []
         self.cloud_finished = False
+        self.failure = ""
 
     @property
     def version(self) -> int:
@@ -91,16 +92,15 @@ class Ledger:
             self._take_device(event, self.devices[event.child])
 
     def _take_cloud(self, event: Event) -> None:
-        body = event.body
-        if event.kind in ("version", "finished"):
-            self.sha256_by_version[int(body["version"])] = str(body["adapter_sha256"])
-            self.cloud_finished = self.cloud_finished or event.kind == "finished"
-        elif event.kind == "evaluation":
-            self.scores[int(body["version"])] = Score(float(body["accuracy"]), float(body["loss"]))
-        elif event.kind == "span":
-            self.spans.append(
-                Span(SERVICE, str(body["name"]), float(body["start_ms"]), float(body["end_ms"]), body.get("round"))
-            )
+        if event.kind != "polled":
+            return
+        job = event.body["job"]
+        self.cloud_finished, self.failure = job["status"] == "finished", str(job["detail"])
+        for found in event.body["versions"]:
+            self.sha256_by_version[int(found["version"])] = str(found["adapter_sha256"])
+        for found in event.body["rounds"]:
+            if (score := found["evaluation"]) is not None:
+                self.scores[int(found["round"])] = Score(score["correct"] / score["count"], float(score["loss"]))
 
     def _take_device(self, event: Event, device: Participant) -> None:
         body = event.body

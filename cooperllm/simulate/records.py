@@ -12,9 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One line of metrics.jsonl: adapter version `version`, and the round that made it (version 0: the start).
+    """One line of metrics.jsonl: adapter version `version`, and the round of the same number, which was about it.
 
-    `device_sha256` holds the hash that each device computed for its own copy of this version. `accuracy` and `loss`
+    Traffic and duration are that round's: bringing the version to the devices and their numbers back. The last round
+    only hands out the result. `device_sha256` holds the hash that each device computed for its own copy of this version. `accuracy` and `loss`
     (mean, nats) are on the eval file; None where this version was not scored.
     """
 

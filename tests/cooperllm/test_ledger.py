@@ -10,11 +10,20 @@ def told(ledger: Ledger, child: str, **body: Any) -> None:
     ledger.take(Event(child, body))
 
 
+def polled(ledger: Ledger, *hashes: str, status: str = "running", scores: dict[int, int] | None = None) -> None:
+    versions = [{"version": number, "adapter_sha256": sha256} for number, sha256 in enumerate(hashes)]
+    rounds = [
+        {"round": number, "evaluation": {"correct": correct, "count": 4, "loss": 0.5}}
+        for number, correct in (scores or {}).items()
+    ]
+    told(ledger, "cloud", event="polled", job={"status": status, "detail": ""}, versions=versions, rounds=rounds)
+
+
 def test_copies_are_compared_version_by_version() -> None:
     ledger = Ledger(devices=2, rounds=2)
     for version, sha256 in ((0, "aa"), (1, "bb")):
         told(ledger, "device-0", event="version", version=version, adapter_sha256=sha256, form="snapshot")
-        told(ledger, "cloud", event="version", version=version, adapter_sha256=sha256)
+    polled(ledger, "aa", "bb")
     assert ledger.unequal() == []
     told(ledger, "device-1", event="version", version=1, adapter_sha256="bc", form="record")
     assert ledger.unequal() == ["device-1 holds bc as version 1, the cloud bb"]
@@ -25,7 +34,7 @@ def test_copies_are_compared_version_by_version() -> None:
 
 def test_a_run_is_over_when_the_cloud_and_every_device_say_so() -> None:
     ledger = Ledger(devices=2, rounds=1)
-    told(ledger, "cloud", event="finished", version=1, adapter_sha256="bb")
+    polled(ledger, "aa", "bb", status="finished")
     told(ledger, "device-0", event="finished", version=1, adapter_sha256="bb")
     assert not ledger.finished
     told(ledger, "device-1", event="exited", code=-9)
@@ -53,7 +62,6 @@ def test_reports_add_up_traffic_spans_and_refusals() -> None:
 def test_scores_are_kept_by_version() -> None:
     ledger = Ledger(devices=1, rounds=10)
     assert ledger.last_score is None
-    told(ledger, "cloud", event="evaluation", version=5, accuracy=0.75, loss=0.6)
-    told(ledger, "cloud", event="evaluation", version=0, accuracy=0.5, loss=0.7)
+    polled(ledger, "aa", scores={5: 3, 0: 2})
     assert ledger.last_score is not None
     assert ledger.last_score.accuracy == 0.75

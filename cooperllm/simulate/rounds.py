@@ -1,0 +1,108 @@
+"""What the service's HTTP side tells about a run: rounds, traffic, scores, and the final adapter."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load
+
+from cooperllm.simulate.ledger import SERVICE, Ledger
+from cooperllm.simulate.records import RoundRow
+from cooperllm.simulate.timeline import Span
+from device_runtime.errors import CooperLLMError
+from device_runtime.zo.layout import Layout
+
+UPLINK_KINDS = ("check_in_requests", "reports")
+"""Kinds of traffic that come from the devices; all others go to them."""
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class FinalAdapter:
+    """The last version: `safetensors` as the service keeps it, `values` float32 (n,) in layout order."""
+
+    safetensors: bytes
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Reads from one service what its operator may read."""
+
+    url: str
+    token: str
+
+    def get(self, path: str) -> bytes:
+        """Fetch one path. Raises CooperLLMError that names it: show it."""
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+                body: bytes = reply.read()
+        except urllib.error.HTTPError as error:
+            raise CooperLLMError(f"the service answered {path} with {error.code}: {error.read(200)!r}") from None
+        except OSError as error:
+            raise CooperLLMError(f"the service did not answer {path}: {error}") from None
+        return body
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Every round, in order."""
+        found: list[dict[str, Any]] = json.loads(self.get("/v1/rounds"))
+        return found
+
+    def poll(self) -> dict[str, Any]:
+        """Where the job stands, as the body of an event."""
+        return {
+            "event": "polled",
+            "job": json.loads(self.get("/v1/jobs"))[0],
+            "versions": json.loads(self.get("/v1/versions")),
+            "rounds": self.rounds(),
+        }
+
+    def final_adapter(self, layout: Layout) -> FinalAdapter:
+        """The newest version, whole."""
+        newest = json.loads(self.get("/v1/versions"))[-1]
+        data = self.get(f"/v1/artifacts/{newest['snapshot_sha256']}")
+        tensors = load(data)
+        values = np.concatenate([tensors[tensor.name].reshape(-1) for tensor in layout.tensors])
+        return FinalAdapter(data, values)
+
+
+def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger: Ledger) -> list[RoundRow]:
+    """Join what the cloud knows of each round with the hashes that the devices computed."""
+    rows = []
+    for found in rounds:
+        version = int(found["round"])
+        score, moved = found["evaluation"], found["traffic_bytes"]
+        rows.append(
+            RoundRow(
+                run=run,
+                seed=seed,
+                version=version,
+                adapter_sha256=ledger.sha256_by_version.get(version, ""),
+                device_sha256=ledger.copies(version),
+                accuracy=score["correct"] / score["count"] if score else None,
+                loss=score["loss"] if score else None,
+                duration_s=max(found["closed_ms"] - found["opened_ms"], 0) / 1000,
+                downlink_bytes={kind: size for kind, size in moved.items() if kind not in UPLINK_KINDS},
+                uplink_bytes={kind: size for kind, size in moved.items() if kind in UPLINK_KINDS},
+                diagnostics=found["diagnostics"],
+            )
+        )
+    return rows
+
+
+def round_spans(rounds: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """The cloud's lane of the timeline: each round from its opening to its closing."""
+    return [
+        Span(SERVICE, "round", float(found["opened_ms"]), float(found["closed_ms"]), int(found["round"]))
+        for found in rounds
+        if found["closed_ms"]
+    ]
