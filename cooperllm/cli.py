@@ -13,12 +13,26 @@ from device_runtime.errors import CooperLLMError
 
 # name -> (module, its function that adds the options, its function that runs, one line for the overview)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "simulate": ("cooperllm.simulate.command", "add_arguments", "run",
-                 "run a whole federation on this machine: the real service and real device processes"),
-    "export": ("export.command", "add_arguments", "run", "turn a Hugging Face model into a bundle for devices"),
-    "inspect": ("export.command", "add_inspect_arguments", "run_inspect", "check a bundle and show what is in it"),
-    "serve": ("cloud_service.command", "add_arguments", "run", "run the cloud service for one job"),
-    "device": ("device_runtime.command", "add_arguments", "run", "take part in a job with this machine's own data"),
+    "simulate": (
+        "cooperllm.simulate.command", "add_arguments", "run",
+        "run a whole federation on this machine: the real service and real device processes",
+    ),
+    "export": (
+        "export.command", "add_arguments", "run",
+        "turn a Hugging Face model into a bundle for devices",
+    ),
+    "inspect": (
+        "export.command", "add_inspect_arguments", "run_inspect",
+        "check a bundle and show what is in it",
+    ),
+    "serve": (
+        "cloud_service.command", "add_arguments", "run",
+        "run the cloud service for one job",
+    ),
+    "device": (
+        "device_runtime.command", "add_arguments", "run",
+        "take part in a job with this machine's own data",
+    ),
 }  # fmt: skip
 
 EXIT_INTERRUPTED = 130
@@ -37,13 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has enough (`cooperllm ... | head`); without this the interpreter complains at exit.
+        # Whoever read our output has enough (`cooperllm ... | head`); without this the interpreter
+        # complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] in ("cooperllm", "device_runtime", "cloud_service", "export"):
+        if error.name is None or error.name.split(".")[0] in (
+            "cooperllm",
+            "device_runtime",
+            "cloud_service",
+            "export",
+        ):
             raise
-        return _fail(f"this command needs the Python package {error.name}: pip install 'cooperllm[simulate]'", 1)
+        return _fail(
+            f"this command needs the Python package {error.name}: pip install 'cooperllm[simulate]'", 1
+        )
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)

@@ -18,6 +18,7 @@ from cooperllm.simulate.settings import VARIANTS, Settings, write_job
 from device_runtime.bundle import Bundle
 from device_runtime.errors import InputError
 
+
 def simulate(settings: Settings, view: View) -> Outcome:
     """Run everything and write the run folder.
 
@@ -34,7 +35,8 @@ def simulate(settings: Settings, view: View) -> Outcome:
     bundle = _bundle(settings, pools.class_names, view)
     first = dealt[settings.seeds[0]]
     view.say(
-        f"{pools.name}: {len(first.private)} private examples on {settings.devices} devices ({settings.sharding}), "
+        f"{pools.name}: {len(first.private)} private examples on {settings.devices} devices "
+        f"({settings.sharding}), "
         f"{len(first.public)} public, {len(first.eval)} to score with; {len(pools.class_names)} classes"
     )
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,9 @@ def simulate(settings: Settings, view: View) -> Outcome:
     for seed, data in dealt.items():
         public, evaluation = _write_common(settings.out, seed, data)
         if settings.baselines:
-            for key, accuracy in bounds.measure(bundle, settings, seed, data, public, evaluation, view).items():
+            for key, accuracy in bounds.measure(
+                bundle, settings, seed, data, public, evaluation, view
+            ).items():
                 levels.setdefault(key, []).append(accuracy)
         for variant in variants:
             runs[variant, seed] = _run(settings, variant, seed, bundle, data, public, evaluation, view)
@@ -53,7 +57,9 @@ def simulate(settings: Settings, view: View) -> Outcome:
     return Outcome(
         folder=settings.out,
         figures=figures,
-        unequal=[f"{TITLES[key]}, seed {seed}: {line}" for (key, seed), run in runs.items() for line in run.unequal],
+        unequal=[
+            f"{TITLES[key]}, seed {seed}: {line}" for (key, seed), run in runs.items() for line in run.unequal
+        ],
         compared=sum(len(row.device_sha256) for run in runs.values() for row in run.rows),
         adapter_sha256=[runs["cooperllm", seed].rows[-1].adapter_sha256 for seed in settings.seeds],
         refusals=[line for run in runs.values() for line in run.refusals],
@@ -84,12 +90,21 @@ def _write_common(out: Path, seed: int, data: Material) -> tuple[Path, Path]:
 
 
 def _run(
-    settings: Settings, variant: str, seed: int, bundle: Bundle, data: Material, public: Path, evaluation: Path, view: View
+    settings: Settings,
+    variant: str,
+    seed: int,
+    bundle: Bundle,
+    data: Material,
+    public: Path,
+    evaluation: Path,
+    view: View,
 ) -> Run:
     started_s = time.monotonic()
     place = settings.out / "runs" / f"seed-{seed}" / variant
     parts = shards.with_shuffled_labels(data.shards, seed) if variant == "shuffled" else data.shards
-    files = [material.write_examples(place / "data" / f"device-{n}.tsv", part) for n, part in enumerate(parts)]
+    files = [
+        material.write_examples(place / "data" / f"device-{n}.tsv", part) for n, part in enumerate(parts)
+    ]
     job = settings.job_for(variant, seed, bundle.folder.resolve(), public.resolve(), evaluation.resolve())
     title = TITLES[variant] if len(settings.seeds) == 1 else f"{TITLES[variant]}, seed {seed}"
     plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed)

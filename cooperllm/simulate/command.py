@@ -17,31 +17,53 @@ from device_runtime.errors import OptionError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cooperllm simulate`."""
-    data = parser.add_argument_group("data (default: embedded requests to a phone, to be sorted into intents)")
-    data.add_argument("--data", type=Path, metavar="FILE", help="private examples: .csv, .tsv or .jsonl with text and label")
+    data = parser.add_argument_group(
+        "data (default: embedded requests to a phone, to be sorted into intents)"
+    )
+    data.add_argument(
+        "--data", type=Path, metavar="FILE", help="private examples: .csv, .tsv or .jsonl with text and label"
+    )
     data.add_argument("--eval", type=Path, metavar="FILE", help="labelled examples that nobody learns from")
-    data.add_argument("--public-data", type=Path, metavar="FILE", help="public examples (default: drawn from --data)")
-    data.add_argument("--public", type=int, default=128, metavar="N", help="how many public examples (default 128)")
-    data.add_argument("--hf-dataset", metavar="ID[:CONFIG]", help="a Hugging Face data set instead of --data and --eval")
-    data.add_argument("--text-column", metavar="NAME", help="column of the text; several are joined: title,description")
+    data.add_argument(
+        "--public-data", type=Path, metavar="FILE", help="public examples (default: drawn from --data)"
+    )
+    data.add_argument(
+        "--public", type=int, default=128, metavar="N", help="how many public examples (default 128)"
+    )
+    data.add_argument(
+        "--hf-dataset", metavar="ID[:CONFIG]", help="a Hugging Face data set instead of --data and --eval"
+    )
+    data.add_argument(
+        "--text-column", metavar="NAME", help="column of the text; several are joined: title,description"
+    )
     data.add_argument("--label-column", metavar="NAME", help="column of the label")
     data.add_argument("--shards", default="dirichlet:0.5", metavar="KIND",
-                      help='how examples are spread over devices: "iid" or "dirichlet:ALPHA" (default dirichlet:0.5)')  # fmt: skip
+                      help='how examples are spread over devices: "iid" or "dirichlet:ALPHA" (default
+                      dirichlet:0.5)')  # fmt: skip
     data.add_argument("--drop-duplicates", action="store_true",
-                      help="leave private texts out that are also public or in the eval file, instead of refusing them")  # fmt: skip
+                      help="leave private texts out that are also public or in the eval file, instead of
+                      refusing them")  # fmt: skip
     learning = parser.add_argument_group("learning")
     learning.add_argument("--devices", type=int, default=8, metavar="N", help="device processes (default 8)")
     learning.add_argument("--rounds", type=int, metavar="N", help="rounds")
     learning.add_argument("--estimator", choices=("zgr", "isotropic"), help="how directions are chosen")
     learning.add_argument("--job", type=Path, metavar="FILE", help="a TOML file with any settings of a job")
-    learning.add_argument("--model", default="", metavar="ID", help="Hugging Face id or local folder (default: MiniLM)")
+    learning.add_argument(
+        "--model", default="", metavar="ID", help="Hugging Face id or local folder (default: MiniLM)"
+    )
     learning.add_argument("--bundle", type=Path, metavar="DIR", help="an exported bundle, instead of --model")
     learning.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (default 0)")
-    learning.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds, from --seed on (default 1)")
-    learning.add_argument("--no-baselines", action="store_true", help="only the run itself, nothing to compare it with")
+    learning.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="how many seeds, from --seed on (default 1)"
+    )
+    learning.add_argument(
+        "--no-baselines", action="store_true", help="only the run itself, nothing to compare it with"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default runs/DATE-TIME)")
-    output.add_argument("--format", choices=("text", "json"), default="text", help="json: one object, nothing else")
+    output.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: one object, nothing else"
+    )
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -75,7 +97,9 @@ def run(options: argparse.Namespace) -> int:
     # A terminal that closes and a supervisor that stops us must leave no process behind either.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    from cooperllm.simulate.campaign import simulate  # after the options are known to be good: it loads much more
+    from cooperllm.simulate.campaign import (
+        simulate,
+    )  # after the options are known to be good: it loads much more
     from cooperllm.simulate.live import watching
 
     with watching(options.format) as view:

@@ -1,4 +1,4 @@
-"""One federated run: the real service and real device processes, from the first start to the last equal hash."""
+"""One federated run: the real service and real device processes, start to last equal hash."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Plan:
 class Federation:
     """The processes of one run. Use it in a `with` block: leaving it, also by an error, stops every process.
 
-    A service or device that dies by a signal is started again on its own folder, as an operating system or a cluster
-    would do it, so `kill -9` of any of them is survived.
+    A service or device that dies by a signal is started again on its own folder, as an operating system or
+    a cluster would do it, so `kill -9` of any of them is survived.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -48,8 +48,8 @@ class Federation:
         self.ledger = Ledger(len(plan.data), plan.rounds)
         self.operator: Operator | None = None
         self.restarts = 0
-        self._grpc = self._http = ""         # addresses, once the service has told them
-        self._due_s: dict[int, float] = {}   # device -> when to start it again; all on the monotonic clock
+        self._grpc = self._http = ""  # addresses, once the service has told them
+        self._due_s: dict[int, float] = {}  # device -> when to start it again; all on the monotonic clock
         self._poll_due_s = 0.0
         self._heard_s = time.monotonic()
 
@@ -60,7 +60,7 @@ class Federation:
         self.children.stop()
 
     def run(self, view: View, on_event: Callable[[Federation, Event], None] | None = None) -> Ledger:
-        """Start everything, follow it to the end and return what was said. The service still answers afterwards.
+        """Start everything, follow it to the end, return what was said. The service still answers afterwards.
 
         `on_event` sees every event after it was accounted for.
 
@@ -70,7 +70,8 @@ class Federation:
         try:
             self._start_service()
             while not self.ledger.finished:
-                # Wakes up now and then without an event: the clock on the screen runs on, and Ctrl-C is heard.
+                # Wakes up now and then without an event: the clock on the screen runs on, and Ctrl-C is
+                # heard.
                 for event in (self.children.next_event(timeout_s=0.1), self._poll()):
                     if event is not None:
                         self._take(event)
@@ -102,22 +103,27 @@ class Federation:
         try:
             return Event(SERVICE, self.operator.poll())
         except CooperLLMError:
-            # It may just be on its way back from a kill; if it does not come back, its exit or the stall says so.
+            # It may just be on its way back from a kill; if it does not come back, its exit or the stall
+            # says so.
             return None
 
     def _check_stalled(self) -> None:
         if time.monotonic() - self._heard_s > STALLED_AFTER_S:
             raise CooperLLMError(
-                f"{self.plan.title}: nothing was heard for {STALLED_AFTER_S:.0f} s; see {self.plan.folder / 'logs'}"
+                f"{self.plan.title}: nothing was heard for {STALLED_AFTER_S:.0f} s; "
+                f"see {self.plan.folder / 'logs'}"
             )
 
-    # --- starting and starting again ---------------------------------------------------------------------------------
+    # --- starting and starting again
+    # ---------------------------------------------------------------------------------
 
     def _start_service(self) -> None:
         # After a kill it gets the ports that it had: the devices go on calling there.
-        arguments = ["serve", "--job", self.plan.job, "--data-dir", self.plan.folder / SERVICE, "--host", "127.0.0.1",
-                     "--grpc-port", _port(self._grpc), "--http-port", _port(self._http), "--format", "json"]  # fmt: skip
-        self._start(SERVICE, arguments)
+        data = self.plan.folder / SERVICE
+        where = ["--host", "127.0.0.1", "--grpc-port", _port(self._grpc), "--http-port", _port(self._http)]
+        self._start(
+            SERVICE, ["serve", "--job", self.plan.job, "--data-dir", data, *where, "--format", "json"]
+        )
 
     def _start_device(self, number: int) -> None:
         name = device_name(number)

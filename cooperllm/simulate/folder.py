@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import cooperllm
 from cloud_service.peft_export import export_peft
+
+import cooperllm
 from cooperllm.simulate import plots, records, report, timeline
 from cooperllm.simulate.material import Material, Pools
 from cooperllm.simulate.outcome import Run, curves_of
@@ -28,7 +29,7 @@ def write(
     runs: Mapping[tuple[str, int], Run],
     figures: Sequence[Figure],
 ) -> None:
-    """Write metrics, curves, timeline, adapter, job and report; `data` is the first seed's, whose run they show."""
+    """Write metrics, curves, timeline, adapter, job and report; `data` is that of the first seed."""
     out, first = settings.out, runs["cooperllm", settings.seeds[0]]
     for run in runs.values():
         records.append_rows(out / "metrics.jsonl", run.rows)
@@ -67,10 +68,10 @@ def _settings(settings: Settings, job: Path, bundle: Bundle) -> dict[str, str]:
     shown = dict(line.split(" = ", 1) for line in job.read_text(encoding="utf-8").splitlines())
     for name in ("bundle", "public", "eval", "name"):
         shown.pop(name, None)
-    text, task = bundle.manifest.text, bundle.manifest.task
+    text, task, kind = bundle.manifest.text, bundle.manifest.task, bundle.manifest.adapter
     return {
         "model": f"{bundle.manifest.source.model}, {bundle.manifest.precision}, {task.pooling} pooling",
-        "adapter": f"{bundle.layout.parameters} parameters, {bundle.manifest.adapter.kind} r={bundle.manifest.adapter.r}",
+        "adapter": f"{bundle.layout.parameters} parameters, {kind.kind} r={kind.r}",
         "max_tokens": str(text.max_tokens),
         "bundle": bundle.sha256,
         "seeds": ", ".join(map(str, settings.seeds)),
@@ -81,8 +82,10 @@ def _settings(settings: Settings, job: Path, bundle: Bundle) -> dict[str, str]:
 def _data(pools: Pools, data: Material, settings: Settings, first: Run) -> dict[str, str]:
     sizes = [len(part) for part in data.shards]
     return {
-        "private examples": f"{sum(sizes)} on {len(sizes)} devices ({min(sizes)} to {max(sizes)} each), {settings.sharding}",
-        "public examples": f"{len(data.public)}, " + ("a file of its own" if pools.public else "drawn from the same file"),
+        "private examples": f"{sum(sizes)} on {len(sizes)} devices ({min(sizes)} to {max(sizes)} each), "
+        f"{settings.sharding}",
+        "public examples": f"{len(data.public)}, "
+        + ("a file of its own" if pools.public else "drawn from the same file"),
         "eval examples": str(len(data.eval)),
         "classes": ", ".join(pools.class_names[:20]) + (" ..." if len(pools.class_names) > 20 else ""),
         "texts cut to max_tokens": str(first.truncated_examples),

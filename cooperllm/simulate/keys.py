@@ -1,4 +1,4 @@
-"""Device keys that follow from the seed, so that client ids, and with them every sum's order, are the same each time."""
+"""Device keys that follow from the seed: client ids, and with them the order of every sum, repeat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def private_key_pem(seed: int, device: int) -> bytes:
-    """Derive a device's P-256 private key, PEM (PKCS #8): SHA-512 of seed and number, modulo the group's order.
+    """Derive a device's P-256 private key, PEM (PKCS #8): SHA-512 of seed and number, modulo the group's
+    order.
 
     For simulations only: whoever knows the seed knows the key.
     """

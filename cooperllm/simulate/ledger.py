@@ -1,4 +1,4 @@
-"""What the processes of one federated run have said so far: who holds which version, and what each is doing."""
+"""What the processes of one run have said so far: who holds which version, and what each is doing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class Ledger:
     def unequal(self) -> list[str]:
         """Every device copy that is not the cloud's, one line each."""
         return [
-            f"{name} holds {sha256[:12]} as version {version}, the cloud {self.sha256_by_version[version][:12]}"
+            f"{name} holds {sha256[:12]} as version {version}, "
+            f"the cloud {self.sha256_by_version[version][:12]}"
             for name, device in self.devices.items()
             for version, sha256 in sorted(device.sha256_by_version.items())
             if version in self.sha256_by_version and sha256 != self.sha256_by_version[version]
@@ -100,7 +101,9 @@ class Ledger:
             self.sha256_by_version[int(found["version"])] = str(found["adapter_sha256"])
         for found in event.body["rounds"]:
             if (score := found["evaluation"]) is not None:
-                self.scores[int(found["round"])] = Score(score["correct"] / score["count"], float(score["loss"]))
+                self.scores[int(found["round"])] = Score(
+                    score["correct"] / score["count"], float(score["loss"])
+                )
 
     def _take_device(self, event: Event, device: Participant) -> None:
         body = event.body
@@ -129,5 +132,11 @@ class Ledger:
             self.refusals.append(f"{event.child}: {body['status']} {body.get('detail', '')}".strip())
         for span in body.get("spans", ()):
             self.spans.append(
-                Span(event.child, str(span["name"]), float(span["start_ms"]), float(span["end_ms"]), body.get("round"))
+                Span(
+                    event.child,
+                    str(span["name"]),
+                    float(span["start_ms"]),
+                    float(span["end_ms"]),
+                    body.get("round"),
+                )
             )

@@ -1,4 +1,4 @@
-"""What the user watches while a simulation runs: a table that lives on a terminal, plain lines anywhere else."""
+"""What the user watches while a simulation runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Lines:
 
 
 class Terminal:
-    """A progress bar, the accuracy so far, the traffic, and what every device is doing; redrawn 8 times a second."""
+    """A progress bar, accuracy so far, traffic, and what every device is doing; redrawn 8 times a second."""
 
     REFRESH_S = 0.125
 
@@ -106,7 +106,9 @@ class Terminal:
         """Draw again, unless that was done a moment ago."""
         if self._ledger is not None and time.monotonic() - self._drawn_s >= self.REFRESH_S:
             self._drawn_s = time.monotonic()
-            self._live.update(picture(self._title, self._ledger, self._drawn_s - self._started_s), refresh=True)
+            self._live.update(
+                picture(self._title, self._ledger, self._drawn_s - self._started_s), refresh=True
+            )
 
     def end(self) -> None:
         """Leave one line of it on the screen."""
@@ -137,7 +139,10 @@ def picture(title: str, ledger: Ledger, elapsed_s: float) -> Group:
         ProgressBar(total=ledger.rounds, completed=done, width=28),
         f"round {done}/{ledger.rounds}",
         f"{elapsed_s:.0f} s",
-        Text("" if score is None else f"accuracy {score.accuracy:.1%}  loss {score.loss:.3f}", style="bold green"),
+        Text(
+            "" if score is None else f"accuracy {score.accuracy:.1%}  loss {score.loss:.3f}",
+            style="bold green",
+        ),
         f"↓ {bytes_text(down)}  ↑ {bytes_text(up)}",
     )
     table = Table(box=None, padding=(0, 2), header_style="dim")

@@ -1,4 +1,4 @@
-"""What a simulation learns from: read, kept apart, dealt to devices, and written as the files that processes read."""
+"""What a simulation learns from: read, kept apart, dealt to devices, written as files for processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Material:
 
     @property
     def private(self) -> list[Example]:
-        """All private examples, device by device: for the oracle alone, which no real federation could compute."""
+        """All private examples, device by device: for the oracle alone, which no federation could compute."""
         return [example for part in self.shards for example in part]
 
 
@@ -63,22 +63,33 @@ def load(sources: Sources) -> Pools:
         return _load_hugging_face(sources)
     if sources.data is None:
         if sources.eval is not None or sources.public_data is not None:
-            raise OptionError("--eval and --public-data need --data FILE, the private examples that belong to them")
+            raise OptionError(
+                "--eval and --public-data need --data FILE, the private examples that belong to them"
+            )
         folder = Path(str(resources.files("cooperllm") / "data"))
-        return _read("embedded intents", folder / "private.tsv", folder / "public.tsv", folder / "eval.tsv", sources)
+        return _read(
+            "embedded intents", folder / "private.tsv", folder / "public.tsv", folder / "eval.tsv", sources
+        )
     if sources.eval is None:
-        raise OptionError("--data needs --eval FILE, labelled examples that neither devices nor cloud learn from")
+        raise OptionError(
+            "--data needs --eval FILE, labelled examples that neither devices nor cloud learn from"
+        )
     return _read(sources.data.name, sources.data, sources.public_data, sources.eval, sources)
 
 
 def _read(name: str, private: Path, public: Path | None, evaluation: Path, sources: Sources) -> Pools:
     columns = {"text_column": sources.text_column, "label_column": sources.label_column}
-    pools = Pools(name, read_examples(private, **columns), public and read_examples(public, **columns), [])
+    common = None if public is None else read_examples(public, **columns)
+    pools = Pools(name, read_examples(private, **columns), common, [])
     names = pools.class_names
     if len(names) < 2:
-        raise InputError(f"{private}: all examples have the same label; a classifier needs at least two classes")
+        raise InputError(
+            f"{private}: all examples have the same label; a classifier needs at least two classes"
+        )
     if len(names) > 1000:
-        raise InputError(f"{private}: {len(names)} different labels; say which column holds the label (--label-column)")
+        raise InputError(
+            f"{private}: {len(names)} different labels; say which column holds the label (--label-column)"
+        )
     return Pools(name, pools.private, pools.public, read_examples(evaluation, names, **columns))
 
 
@@ -93,7 +104,9 @@ def _load_hugging_face(sources: Sources) -> Pools:
         splits = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # its hub client raises whatever the network stack does
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"--hf-dataset {identifier}: cannot be loaded ({reason}); download it and use --data") from None
+        raise InputError(
+            f"--hf-dataset {identifier}: cannot be loaded ({reason}); download it and use --data"
+        ) from None
     held = next((part for part in ("validation", "test") if part in splits), None)
     if "train" not in splits or held is None:
         raise InputError(f"--hf-dataset {identifier}: needs the splits train and validation or test")
@@ -101,11 +114,15 @@ def _load_hugging_face(sources: Sources) -> Pools:
 
 
 def _rows(split: Any, sources: Sources) -> list[Example]:
-    text = sources.text_column or next((name for name in ("text", "sentence") if name in split.column_names), "text")
+    text = sources.text_column or next(
+        (name for name in ("text", "sentence") if name in split.column_names), "text"
+    )
     label = sources.label_column or "label"
     for column in (text, label):
         if column not in split.column_names:
-            raise OptionError(f"no column {column} among {', '.join(split.column_names)}: use --text-column, --label-column")
+            raise OptionError(
+                f"no column {column} among {', '.join(split.column_names)}: use --text-column, --label-column"
+            )
     names = getattr(split.features[label], "names", None)
     return [
         Example(str(row[text]), names[row[label]] if names else str(row[label]))
@@ -132,7 +149,8 @@ def prepare(
         distinct = {shards.normalised(example.text) for example in pools.public}
         drawn = pools.public if public >= len(distinct) else shards.draw_public(pools.public, public, seed)[0]
         if drop_duplicates:
-            # Against the whole public file: which of its texts are drawn must not change what the devices hold.
+            # Against the whole public file: which of its texts are drawn must not change what the devices
+            # hold.
             private = shards.without_texts(private, pools.public, evaluation)
     shards.check_disjoint({"public": drawn, "private": private, "eval": evaluation})
     return Material(drawn, shards.shard(private, devices, sharding, seed), evaluation)

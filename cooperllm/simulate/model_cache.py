@@ -1,4 +1,4 @@
-"""The bundle that a simulation hands to its devices: exported once for a model and its classes, then taken from a cache."""
+"""The bundle of a simulation: exported once for a model and its classes, then taken from a cache."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def export_arguments(model: str, class_names: Sequence[str], max_tokens: int = M
 def exported_bundle(model: str, class_names: Sequence[str]) -> tuple[Path, bool]:
     """Return the folder of the bundle, and whether it had to be exported now.
 
-    The export runs in a process of its own, so that torch's memory is given back before the devices start. What is
-    in the cache is named by everything that decides its content, and is checked before use; a damaged one is replaced.
+    The export runs in a process of its own, so that torch's memory is given back before the devices start.
+    What is in the cache is named by everything that decides its content, and is checked before use; a
+    damaged one is replaced.
 
     Raises CooperLLMError with what the export said: show it.
     """

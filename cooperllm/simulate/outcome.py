@@ -14,7 +14,10 @@ from device_runtime.errors import CooperLLMError
 
 NAMES: dict[str, tuple[str, str]] = {
     "cooperllm": ("with devices", "the run itself: public data in the cloud, private data on the devices"),
-    "public_alone": ("public data alone", "back-propagation on the public data, its learning rate tuned on them"),
+    "public_alone": (
+        "public data alone",
+        "back-propagation on the public data, its learning rate tuned on them",
+    ),
     "devices_alone": ("devices alone", "no public fit and no guide: guide weight 0, isotropic directions"),
     "shuffled": ("devices' labels shuffled", "the same run, the labels of all private examples permuted"),
     "oracle": ("oracle", "back-propagation on public and all private data: what no federation may do"),
@@ -67,7 +70,9 @@ class Outcome:
         if self.unequal:
             lines += [f"NOT EQUAL: {line}" for line in self.unequal]
         else:
-            lines.append(f"Adapter hashes: all {self.compared} copies on devices equal the cloud's, after every round.")
+            lines.append(
+                f"Adapter hashes: all {self.compared} copies on devices equal the cloud's, after every round."
+            )
         if self.refusals:
             lines.append(f"{len(self.refusals)} tasks were refused, first: {self.refusals[0]}")
         lines.append(f"Took {self.duration_s:.0f} s. Report: {self.folder / 'report.html'}")

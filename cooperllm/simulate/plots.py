@@ -16,14 +16,15 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "devices_alone": ("#d9822b", "--", "devices alone"),
     "shuffled": ("#8a5cc2", "-.", "devices' labels shuffled"),
 }
-LEVELS: dict[str, tuple[str, tuple[int, tuple[int, ...]]]] = {
+LEVELS: dict[str, tuple[str, tuple[int, tuple[float, ...]]]] = {
     "public_alone": ("#6b7a89", (0, (5, 2))),
     "oracle": ("#2e9e6b", (0, (1, 1.5))),
 }
 
 
 def draw(curves: Sequence[Curve], figures: Sequence[Figure], quantity: str, dark: bool = False) -> bytes:
-    """Draw "accuracy" or "loss" by adapter version as PNG; thin lines are single seeds, thick ones their mean.
+    """Draw "accuracy" or "loss" by adapter version as PNG; thin lines are single seeds, thick ones their
+    mean.
 
     The figures that have no rounds (public alone, oracle) are levels in the accuracy plot.
     """
@@ -33,7 +34,9 @@ def draw(curves: Sequence[Curve], figures: Sequence[Figure], quantity: str, dark
     from matplotlib.figure import Figure as Canvas
 
     ink, faint = ("#d7dde4", "#3a424c") if dark else ("#25303b", "#dfe4ea")
-    canvas = Canvas(figsize=(7.2, 3.9), dpi=130, layout="constrained", facecolor="#161b22" if dark else "white")
+    canvas = Canvas(
+        figsize=(7.2, 3.9), dpi=130, layout="constrained", facecolor="#161b22" if dark else "white"
+    )
     axes = canvas.add_subplot(facecolor="none")
     by_key: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:

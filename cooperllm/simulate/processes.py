@@ -1,7 +1,8 @@
-"""Child processes of a run: each in a group of its own, its events read line by line, all of them stopped in the end."""
+"""Child processes of a run: each in a group of its own, events read line by line, all stopped in the end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -21,7 +22,7 @@ STOP_GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class Event:
-    """One JSON object that a child wrote on a line of its stdout. `{"event": "exited", "code": ...}` is the last."""
+    """One JSON object, a line of a child's stdout. `{"event": "exited", "code": ...}` is the last."""
 
     child: str
     body: dict[str, Any]
@@ -35,11 +36,14 @@ class Event:
 class Child:
     """One running process. Its stderr goes to `log`, and so does any line of its stdout that is no event."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, events: queue.SimpleQueue[Event]
+    ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, or an event would arrive long after it happened; one thread, because many devices share the CPU.
+        # Unbuffered, or an event would arrive long after it happened; one thread, because many devices
+        # share the CPU.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -50,7 +54,9 @@ class Child:
                 env=environment,
                 start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._read, args=(events,), name=f"events of {name}", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(events,), name=f"events of {name}", daemon=True
+        )
         self._reader.start()
 
     def _read(self, events: queue.SimpleQueue[Event]) -> None:
@@ -81,10 +87,8 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         """Signal the whole group; nothing happens when it is gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def kill(self) -> None:
         """End the group at once, as the operating system does when memory runs out."""
@@ -99,7 +103,7 @@ class Child:
 
 
 class Children:
-    """All processes of one run and their events, in order of arrival. Use it in a `with` block: leaving it stops all."""
+    """All processes of one run, and their events in order of arrival. Leaving its `with` block stops all."""
 
     def __init__(self, stop_grace_s: float = STOP_GRACE_S) -> None:
         self._stop_grace_s = stop_grace_s
@@ -131,10 +135,8 @@ class Children:
                 child.send(signal.SIGTERM)
         deadline = time.monotonic() + self._stop_grace_s
         for child in self._children.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.0))
-            except subprocess.TimeoutExpired:
-                pass
             if child.running:
                 child.kill()
             child.close()

@@ -12,11 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One line of metrics.jsonl: adapter version `version`, and the round of the same number, which was about it.
+    """One line of metrics.jsonl: adapter version `version`, and the round of the same number, which was
+    about it.
 
-    Traffic and duration are that round's: bringing the version to the devices and their numbers back. The last round
-    only hands out the result. `device_sha256` holds the hash that each device computed for its own copy of this version. `accuracy` and `loss`
-    (mean, nats) are on the eval file; None where this version was not scored.
+    Traffic and duration are that round's: bringing the version to the devices and their numbers back. The
+    last round only hands out the result. `device_sha256` holds the hash that each device computed for its
+    own copy of this version. `accuracy` and `loss` (mean, nats) are on the eval file; None where this
+    version was not scored.
     """
 
     run: str

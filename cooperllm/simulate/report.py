@@ -14,7 +14,7 @@ from cooperllm.simulate import plots
 from cooperllm.simulate.records import Curve, Figure, RoundRow, total_bytes
 
 FILES: dict[str, str] = {
-    "metrics.jsonl": "every version: accuracy, loss, traffic by kind, seconds, the cloud's hash and each device's",
+    "metrics.jsonl": "every version: accuracy, loss, traffic by kind, seconds, every hash",
     "timeline.json": "Chrome trace of downlink, compute and uplink of every device, and of the cloud",
     "accuracy.png": "the curve above", "loss.png": "the curve above",
     "job.toml": "the job as it ran; start it again with cooperllm serve --job",
@@ -47,7 +47,9 @@ def write(folder: Path, findings: Findings) -> Path:
 
 def render(findings: Findings, folder: Path) -> str:
     """Fill the page; all text from outside (labels, file names, settings) is escaped."""
-    template = Template(resources.files("cooperllm.simulate").joinpath("report_template.html").read_text("utf-8"))
+    template = Template(
+        resources.files("cooperllm.simulate").joinpath("report_template.html").read_text("utf-8")
+    )
     present = {name: text for name, text in FILES.items() if (folder / name).exists()}
     return template.substitute(
         title=escape(findings.title),
@@ -63,7 +65,8 @@ def render(findings: Findings, folder: Path) -> str:
         settings=_pairs(findings.settings),
         platform=_pairs(findings.platform),
         files="<table>" + "".join(
-            f'<tr><td><a href="{name}">{name}</a></td><td>{escape(text)}</td></tr>' for name, text in present.items()
+            f'<tr><td><a href="{name}">{name}</a></td><td>{escape(text)}</td></tr>' for name, text in
+            present.items()
         ) + "</table>",
     )  # fmt: skip
 
@@ -72,7 +75,10 @@ def _tiles(findings: Findings) -> str:
     by_key = {figure.key: figure for figure in findings.figures}
     result = by_key["cooperllm"].mean
     tiles = [_tile(f"{result:.1%}", "accuracy with devices", "")]
-    for key, text in (("public_alone", "above public data alone"), ("shuffled", "lost when their labels are shuffled")):
+    for key, text in (
+        ("public_alone", "above public data alone"),
+        ("shuffled", "lost when their labels are shuffled"),
+    ):
         if key in by_key:
             points = 100 * (result - by_key[key].mean)
             tiles.append(_tile(f"{points:+.1f} points", text, "good" if points > 0 else "bad"))
@@ -82,23 +88,32 @@ def _tiles(findings: Findings) -> str:
 
 
 def _tile(value: str, text: str, kind: str) -> str:
-    return f'<div class="tile"><b class="{kind}">{escape(value)}</b><span class="soft">{escape(text)}</span></div>'
+    return (
+        f'<div class="tile"><b class="{kind}">{escape(value)}</b>'
+        f'<span class="soft">{escape(text)}</span></div>'
+    )
 
 
 def _figures(figures: Sequence[Figure]) -> str:
     seeds = len(figures[0].accuracies)
-    head = "<tr><th></th><th>Accuracy</th>" + ("<th class='number'>by seed</th>" if seeds > 1 else "") + "<th></th></tr>"
+    head = (
+        "<tr><th></th><th>Accuracy</th>"
+        + ("<th class='number'>by seed</th>" if seeds > 1 else "")
+        + "<th></th></tr>"
+    )
     lines = []
     for figure in figures:
         spread = "" if figure.spread is None else f" ± {100 * figure.spread:.1f}"
         single = "".join(f"{100 * value:.1f} " for value in figure.accuracies)
         cells = [
             f"<td>{escape(figure.name)}</td>",
-            f'<td><div class="bar" style="--part: {100 * figure.mean:.1f}%">{100 * figure.mean:.1f} %{spread}</div></td>',
-            f'<td class="number">{single}</td>' if seeds > 1 else "",
-            f'<td class="soft">{escape(figure.explanation)}</td>',
+            f'<td><div class="bar" style="--part: {100 * figure.mean:.1f}%">{100 * figure.mean:.1f}
+            %{spread}</div></td>', f'<td class="number">{single}</td>' if seeds > 1 else "", f'<td
+            class="soft">{escape(figure.explanation)}</td>',
         ]
-        lines.append(f'<tr class="{"result" if figure.key == "cooperllm" else ""}">' + "".join(cells) + "</tr>")
+        lines.append(
+            f'<tr class="{"result" if figure.key == "cooperllm" else ""}">' + "".join(cells) + "</tr>"
+        )
     return f"<table>{head}{''.join(lines)}</table>"
 
 
@@ -141,7 +156,10 @@ def _equality(rows: Sequence[RoundRow]) -> str:
 def _traffic(rows: Sequence[RoundRow]) -> str:
     devices = max((len(row.device_sha256) for row in rows), default=0) or 1
     rounds = max(sum(1 for row in rows if row.version > 0), 1)
-    lines = ["<tr><th></th><th>Kind</th><th class='number'>total</th><th class='number'>a device and round</th></tr>"]
+    lines = [
+        "<tr><th></th><th>Kind</th><th class='number'>total</th>"
+        "<th class='number'>a device and round</th></tr>"
+    ]
     for way, name in (("downlink_bytes", "down"), ("uplink_bytes", "up")):
         for kind, count in sorted(total_bytes(rows, way).items(), key=lambda item: -item[1]):
             lines.append(
@@ -157,8 +175,8 @@ def _time(busy_s: Mapping[str, float]) -> str:
     for lane, duration_s in sorted(busy_s.items(), key=lambda item: -item[1]):
         part = 100 * duration_s / total
         lines.append(
-            f'<tr><td>{escape(lane)}</td><td><div class="bar" style="--part: {part:.1f}%">{part:.0f} %</div></td>'
-            f'<td class="number">{duration_s:.1f} s</td></tr>'
+            f'<tr><td>{escape(lane)}</td><td><div class="bar" style="--part: {part:.1f}%">{part:.0f}
+            %</div></td>' f'<td class="number">{duration_s:.1f} s</td></tr>'
         )
     return f"<table>{''.join(lines)}</table>"
 

@@ -47,7 +47,9 @@ class Operator:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
                 body: bytes = reply.read()
         except urllib.error.HTTPError as error:
-            raise CooperLLMError(f"the service answered {path} with {error.code}: {error.read(200)!r}") from None
+            raise CooperLLMError(
+                f"the service answered {path} with {error.code}: {error.read(200)!r}"
+            ) from None
         except OSError as error:
             raise CooperLLMError(f"the service did not answer {path}: {error}") from None
         return body

@@ -55,7 +55,9 @@ class Settings:
     out: Path
     baselines: bool
     drop_duplicates: bool
-    job: Mapping[str, Any] = field(default_factory=dict)   # DEFAULT_JOB, then --job's file, then single options
+    job: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # DEFAULT_JOB, then --job's file, then single options
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= 256:
@@ -80,28 +82,34 @@ class Settings:
 
 
 def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the job's settings over each other: the defaults, then the file's, then the options that were given.
+    """Lay the job's settings over each other: the defaults, then the file's, then the options that were
+    given.
 
-    Raises OptionError when the file is not TOML or decides what is the simulation's to decide: show it, correct it.
+    Raises OptionError when the file is not TOML or decides what is the simulation's to decide: show it,
+    correct it.
     """
     table = dict(DEFAULT_JOB)
     if job_file is not None:
         try:
             given = tomllib.loads(job_file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"--job {job_file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            raise OptionError(
+                f"--job {job_file}: cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from None
         except tomllib.TOMLDecodeError as error:
             raise OptionError(f"--job {job_file} is not TOML: {error}") from None
         for name in RESERVED:
             if name in given:
-                raise OptionError(f"--job {job_file}: {name} follows from the simulation's own options: remove it")
+                raise OptionError(
+                    f"--job {job_file}: {name} follows from the simulation's own options: remove it"
+                )
         table.update(given)
     table.update({name: value for name, value in options.items() if value is not None})
     return table
 
 
 def to_toml(table: Mapping[str, Any]) -> str:
-    """Write a flat table of texts, numbers, booleans and lists of them as TOML; JSON's literals are TOML's for these."""
+    """Write texts, numbers, booleans and lists of them as TOML: for these, JSON's literals are TOML's."""
     return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items())
 
 

@@ -1,4 +1,4 @@
-"""Who holds which example: public, eval and one private shard a device. Pure functions of their arguments and a seed."""
+"""Who holds which example: public, eval and one private shard a device. Pure functions and a seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DRAWS = 1000
 
 @dataclass(frozen=True)
 class Sharding:
-    """How private examples are spread over devices: `alpha` is None for IID, else Dirichlet's concentration."""
+    """How private examples are spread over devices: `alpha` is Dirichlet's concentration, None for IID."""
 
     alpha: float | None = None
 
@@ -34,7 +34,9 @@ class Sharding:
         except ValueError:
             alpha = 0.0
         if kind != "dirichlet" or not 0.0 < alpha < 1e6:
-            raise OptionError(f'--shards {text}: use "iid" or "dirichlet:" and a positive number, such as dirichlet:0.5')
+            raise OptionError(
+                f'--shards {text}: use "iid" or "dirichlet:" and a positive number, such as dirichlet:0.5'
+            )
         return Sharding(alpha)
 
     def __str__(self) -> str:
@@ -61,8 +63,9 @@ def check_disjoint(parts: Mapping[str, Sequence[Example]]) -> None:
                 seen[text] = name
     for (first, second), texts in shared.items():
         raise InputError(
-            f'{len(texts)} text(s) are in both the {first} and the {second} data, for instance "{texts[0][:60]}": '
-            "remove them from one, or pass --drop-duplicates to leave them out of the private data"
+            f'{len(texts)} text(s) are in both the {first} and the {second} data, for instance
+            "{texts[0][:60]}": ' "remove them from one, or pass --drop-duplicates to leave them out of the
+            private data"
         )
 
 
@@ -73,7 +76,7 @@ def without_texts(examples: Sequence[Example], *others: Sequence[Example]) -> li
 
 
 def draw_public(pool: Sequence[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """Draw `count` distinct texts as public data; return (public, the rest). All copies of a drawn text leave the rest.
+    """Draw `count` distinct texts as public data; return (public, the rest), which has no copy of them.
 
     Raises OptionError when so many would leave nothing private: show it, correct the option.
     """
@@ -82,7 +85,9 @@ def draw_public(pool: Sequence[Example], count: int, seed: int) -> tuple[list[Ex
         first.setdefault(normalised(example.text), example)
     texts = list(first)
     if count >= len(texts):
-        raise OptionError(f"--public {count}: the data have {len(texts)} distinct texts; leave some for the devices")
+        raise OptionError(
+            f"--public {count}: the data have {len(texts)} distinct texts; leave some for the devices"
+        )
     order = np.random.default_rng([seed, 1]).permutation(len(texts))
     public = [first[texts[index]] for index in sorted(order[:count])]
     return public, without_texts(pool, public)
@@ -91,8 +96,8 @@ def draw_public(pool: Sequence[Example], count: int, seed: int) -> tuple[list[Ex
 def shard(examples: Sequence[Example], devices: int, sharding: Sharding, seed: int) -> list[list[Example]]:
     """Deal examples to devices; every example goes to exactly one, and every device gets at least 12.
 
-    IID deals a shuffled deck. Dirichlet(alpha) spreads every class by its own draw of proportions (Hsu et al. 2019,
-    arXiv 1909.06335), drawn again while a device would get too few.
+    IID deals a shuffled deck. Dirichlet(alpha) spreads every class by its own draw of proportions (Hsu et
+    al. 2019, arXiv 1909.06335), drawn again while a device would get too few.
 
     Raises InputError when there is no such dealing: show it, give more data, fewer devices or a larger alpha.
     """
@@ -111,7 +116,10 @@ def shard(examples: Sequence[Example], devices: int, sharding: Sharding, seed: i
         owners = _dirichlet_owners(examples, devices, sharding.alpha, random)
         sizes = np.bincount(owners, minlength=devices)
         if sizes.min() >= MIN_SHARD_EXAMPLES:
-            return [[examples[index] for index in np.flatnonzero(owners == device)] for device in range(devices)]
+            return [
+                [examples[int(index)] for index in np.flatnonzero(owners == device)]
+                for device in range(devices)
+            ]
     raise InputError(
         f"--shards {sharding}: none of {_DRAWS} draws gave every device {MIN_SHARD_EXAMPLES} examples; "
         "use a larger alpha, fewer devices or more data"
@@ -135,8 +143,8 @@ def _dirichlet_owners(
 def with_shuffled_labels(shards: Sequence[Sequence[Example]], seed: int) -> list[list[Example]]:
     """Return the same texts on the same devices with the labels of all of them permuted together.
 
-    What is left of the private data then is how often each class occurs: a federation that does as well with it learns
-    nothing from its devices.
+    What is left of the private data then is how often each class occurs: a federation that does as well
+    with it learns nothing from its devices.
     """
     labels = [example.label for part in shards for example in part]
     shuffled = iter(np.random.default_rng([seed, 3]).permutation(len(labels)))

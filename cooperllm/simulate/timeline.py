@@ -21,7 +21,7 @@ LANES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Span:
-    """Someone's time from `start_ms` to `end_ms` (milliseconds since 1970). `who` is "cloud" or a device's name."""
+    """Someone's time, in milliseconds since 1970. `who` is "cloud" or a device's name."""
 
     who: str
     name: str
@@ -36,7 +36,8 @@ class Span:
 
 
 def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
-    """Arrange spans as a Chrome trace: one process per participant, one thread per lane; the first span starts at 0.
+    """Arrange spans as a Chrome trace: one process per participant, one thread per lane; the first span
+    starts at 0.
 
     Format: "Trace Event Format", Google, complete events ("X") in microseconds.
     """
@@ -45,7 +46,9 @@ def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
     for process, who in enumerate(participants, start=1):
         events.append(_name("process_name", process, 0, who))
-        events.append({"ph": "M", "name": "process_sort_index", "pid": process, "args": {"sort_index": process}})
+        events.append(
+            {"ph": "M", "name": "process_sort_index", "pid": process, "args": {"sort_index": process}}
+        )
         own = [span for span in spans if span.who == who]
         order = ["downlink", "compute", "uplink"]
         lanes = sorted({span.lane for span in own}, key=lambda lane: (lane not in order, lane))

@@ -10,11 +10,23 @@ import pytest
 import cooperllm
 from cooperllm.cli import COMMANDS, main
 
-HEAVY = ("torch", "transformers", "executorch", "numpy", "grpc", "fastapi", "sqlalchemy", "matplotlib", "rich")
+HEAVY = (
+    "torch",
+    "transformers",
+    "executorch",
+    "numpy",
+    "grpc",
+    "fastapi",
+    "sqlalchemy",
+    "matplotlib",
+    "rich",
+)
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_help_lists_every_command_and_imports_none() -> None:

@@ -10,13 +10,22 @@ def told(ledger: Ledger, child: str, **body: Any) -> None:
     ledger.take(Event(child, body))
 
 
-def polled(ledger: Ledger, *hashes: str, status: str = "running", scores: dict[int, int] | None = None) -> None:
+def polled(
+    ledger: Ledger, *hashes: str, status: str = "running", scores: dict[int, int] | None = None
+) -> None:
     versions = [{"version": number, "adapter_sha256": sha256} for number, sha256 in enumerate(hashes)]
     rounds = [
         {"round": number, "evaluation": {"correct": correct, "count": 4, "loss": 0.5}}
         for number, correct in (scores or {}).items()
     ]
-    told(ledger, "cloud", event="polled", job={"status": status, "detail": ""}, versions=versions, rounds=rounds)
+    told(
+        ledger,
+        "cloud",
+        event="polled",
+        job={"status": status, "detail": ""},
+        versions=versions,
+        rounds=rounds,
+    )
 
 
 def test_copies_are_compared_version_by_version() -> None:
@@ -49,8 +58,24 @@ def test_reports_add_up_traffic_spans_and_refusals() -> None:
     span = {"name": "compute", "start_ms": 1.0, "end_ms": 3.5}
     told(ledger, "device-0", event="report", kind="directions", round=0, status="OK",
          downlink_bytes=100, uplink_bytes=10, spans=[span], truncated_examples=2)  # fmt: skip
-    told(ledger, "device-0", event="report", kind="evaluate", round=0, status="NOT_ENOUGH_EXAMPLES", downlink_bytes=5)
-    told(ledger, "device-0", event="report", kind="directions", round=1, status="LOSS_NOT_FINITE", detail="in step 0")
+    told(
+        ledger,
+        "device-0",
+        event="report",
+        kind="evaluate",
+        round=0,
+        status="NOT_ENOUGH_EXAMPLES",
+        downlink_bytes=5,
+    )
+    told(
+        ledger,
+        "device-0",
+        event="report",
+        kind="directions",
+        round=1,
+        status="LOSS_NOT_FINITE",
+        detail="in step 0",
+    )
     device = ledger.devices["device-0"]
     assert (device.downlink_bytes, device.uplink_bytes, device.truncated_examples) == (105, 10, 2)
     assert [(one.who, one.lane, one.end_ms - one.start_ms, one.round) for one in ledger.spans] == [

@@ -41,7 +41,9 @@ def test_files_are_read_drawn_from_and_written_back(tmp_path: Path) -> None:
 
 
 def test_tabs_and_line_ends_in_texts_survive_as_blanks(tmp_path: Path) -> None:
-    path = material.write_examples(tmp_path / "odd.tsv", [Example("a\tb\nc", "no"), Example('say "text"', "yes")])
+    path = material.write_examples(
+        tmp_path / "odd.tsv", [Example("a\tb\nc", "no"), Example('say "text"', "yes")]
+    )
     assert read_examples(path) == [Example("a b c", "no"), Example('say "text"', "yes")]
 
 
@@ -68,8 +70,9 @@ def test_a_separate_public_file_is_drawn_from_and_never_reaches_devices(tmp_path
 
 
 def test_labels_outside_the_classes_name_file_and_line(tmp_path: Path) -> None:
-    sources = Sources(data=table(tmp_path / "pool.tsv", numbered("pool", 60)),
-                      eval=table(tmp_path / "eval.tsv", [Example("new", "no"), Example("odd", "maybe")]))  # fmt: skip
+    odd = [Example("new", "no"), Example("odd", "maybe")]
+    pool = table(tmp_path / "pool.tsv", numbered("pool", 60))
+    sources = Sources(data=pool, eval=table(tmp_path / "eval.tsv", odd))
     with pytest.raises(InputError, match=r'eval\.tsv, line 3: label "maybe" is not one of no, yes'):
         material.load(sources)
 

@@ -36,9 +36,11 @@ def test_a_small_alpha_skews_the_classes() -> None:
     assert largest_share("dirichlet:1000") < 0.45
 
 
-@pytest.mark.parametrize("text", ["", "IID", "dirichlet", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "dirichlet:x"])
+@pytest.mark.parametrize(
+    "text", ["", "IID", "dirichlet", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "dirichlet:x"]
+)
 def test_unknown_sharding_is_one_line(text: str) -> None:
-    with pytest.raises(OptionError, match="use \"iid\" or \"dirichlet:"):
+    with pytest.raises(OptionError, match='use "iid" or "dirichlet:'):
         shards.Sharding.parse(text)
 
 
@@ -58,8 +60,12 @@ def test_public_draw_leaves_something_private() -> None:
 
 
 def test_shared_texts_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r'1 text\(s\) are in both the private and the eval data.*"text number 7"'):
-        shards.check_disjoint({"private": POOL, "eval": [Example("Text  NUMBER 7", "a"), Example("new", "a")]})
+    with pytest.raises(
+        InputError, match=r'1 text\(s\) are in both the private and the eval data.*"text number 7"'
+    ):
+        shards.check_disjoint(
+            {"private": POOL, "eval": [Example("Text  NUMBER 7", "a"), Example("new", "a")]}
+        )
     assert len(shards.without_texts(POOL, [Example("Text  NUMBER 7", "a")])) == 239
 
 

@@ -26,7 +26,9 @@ def test_spans_become_complete_events_in_microseconds(tmp_path: Path) -> None:
     assert (compute["ts"], compute["dur"], compute["args"]) == (4_000.0, 50_500.0, {"round": 1})
     processes = {event["args"]["name"]: event["pid"] for event in events if event["name"] == "process_name"}
     assert list(processes) == ["cloud", "device-0", "device-1"]
-    lanes = [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == processes["device-0"]]
+    lanes = [
+        e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == processes["device-0"]
+    ]
     assert lanes == ["downlink", "compute", "uplink"]
 
 
