@@ -123,7 +123,8 @@ def check_directions(
     limit = budget.max_scalars_per_round or 0
     if disclosed[0] + wanted.scalars > limit:
         raise BudgetExceeded(
-            f"{wanted.scalars} scalars asked, {disclosed[0]} disclosed in this round, limit {limit}: ask for fewer"
+            f"{wanted.scalars} scalars asked, {disclosed[0]} disclosed in this round, limit {limit}: "
+            "ask for fewer"
         )
     if disclosed[1] + wanted.head_scalars > budget.max_head_scalars_per_round:
         raise BudgetExceeded(
@@ -144,7 +145,8 @@ def check_examples(examples: int, budget: Budget, which: str) -> None:
     """Raises NotEnoughExamples when a number about these examples would say too much about each of them."""
     if examples < budget.min_batch_examples:
         raise NotEnoughExamples(
-            f"fewer than {budget.min_batch_examples} distinct {which} examples: give this device work when it has more"
+            f"fewer than {budget.min_batch_examples} distinct {which} examples: "
+            "give this device work when it has more"
         )
 
 

@@ -59,13 +59,13 @@ class CooperLLMError(Exception):
 
 
 class InputError(CooperLLMError):
-    """Something the user handed in is not usable. Show the message; repeating without a change cannot help."""
+    """Something the user handed in is not usable. Show the message; without a change it will not work."""
 
     exit_code = 2
 
 
 class OptionError(InputError):
-    """An option or a job's setting makes no sense. Show the message: it names the option and what it accepts."""
+    """An option or a job's setting makes no sense. Show the message: it names it and says what it accepts."""
 
 
 class ExamplesError(InputError):

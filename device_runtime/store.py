@@ -41,12 +41,12 @@ class State:
     adapter_version: int = 0
     adapter_sha256: str = ""
     pending_report: str = ""  # a serialised Report in hex, until it is acknowledged
+    pending_round: int = 0
     progress_task_id: str = ""  # the task that `progress_scalars` belong to
     progress_scalars: list[float] = field(default_factory=list)  # wire form, of the steps that are done
     disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
     evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
-    downlink_bytes: int = 0  # since the last acknowledged report
-    uplink_bytes: int = 0
+    guides: dict[str, list[int]] = field(default_factory=dict)  # those kept: SHA-256 -> segments
 
 
 class Store:
@@ -156,7 +156,7 @@ class Store:
         return self.read("adapters", self._state.adapter_sha256) if self._state.adapter_sha256 else None
 
     def forget(self) -> None:
-        """Deletes everything but the lock: key, state, adapter, guides and bundles. The next use starts anew."""
+        """Deletes everything but the lock: key, state, adapter, guides, bundles. The next use starts anew."""
         for name in (
             "state",
             "key",

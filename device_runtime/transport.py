@@ -105,7 +105,8 @@ class Transport:
         reply = self._call("Enroll", request, lambda s: self._stub.Enroll(request, timeout=s))
         if reply.protocol_version != PROTOCOL_VERSION:
             raise ProtocolMismatch(
-                f"the service speaks protocol {reply.protocol_version}, this app {PROTOCOL_VERSION}: update the older one"
+                f"the service speaks protocol {reply.protocol_version}, this app {PROTOCOL_VERSION}: "
+                "update the older one"
             )
         scheme = "https" if self._tls else "http"
         url = self._artifacts_url or reply.artifacts_url or f"{scheme}://{self._host}:{DEFAULT_HTTP_PORT}"
@@ -190,7 +191,7 @@ class Transport:
         )
 
     def _call(self, method: str, request: Message, call: Callable[[float], Reply]) -> Reply:
-        """Repeats a call until it is answered; every repetition is signed anew, for the time it is sent at."""
+        """Repeats a call until it is answered; every repetition is signed anew, for its own time."""
 
         def once() -> Reply:
             started = self.retry.clock()

@@ -1,0 +1,272 @@
+"""Taking part from inside an app: one object, six verbs.
+
+    device = Device(server="cloud.example:50051", store=app_folder, examples=my_examples)
+    device.schedule(interval_s=3600)          # in the background; or run_once(), or run_until_finished()
+    device.predict(["wake me at seven"])      # with what has been learned so far, without a network
+    device.stop()
+    device.forget()                           # deletes key, adapter, bundle and account
+
+`my_examples` is anything that yields Example(text, label) when it is iterated or called. It is asked anew at
+every session and never stored: a text that is longer than the model takes is cut, one with an unknown label
+is left out, both are counted. What leaves the device, and how much of it, is bounded by `budget` (see
+budget.py).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from .budget import Budget
+from .engine import Engine
+from .errors import BundleError, CooperLLMError, NotEnoughExamples, Stopped
+from .examples import Example
+from .holdings import Holdings
+from .identity import Identity
+from .journal import Event
+from .local_update import evaluate
+from .private_examples import FileSource
+from .retry import Retry
+from .session import Outcome, Session
+from .store import Store
+from .transport import Transport
+
+ExampleSource = Iterable[Example] | Callable[[], Iterable[Example]] | FileSource
+"""Private examples: anything to iterate over, or to call for something to iterate over; or a file, read
+strictly.
+"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of a text, and the probability of every class (they add up to 1)."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss in nats and share of right answers over `count` examples."""
+
+    loss: float
+    accuracy: float
+    count: int
+
+
+class Device:
+    """One participant. Use it in a `with` block, or close() it.
+
+    `server` is HOST:PORT; `store` a folder of its own; `artifacts_url` overrides where the service says its
+    artifacts are. With `tls` everything is encrypted (`ca_file`: PEM of a private authority). `token` is for
+    services that ask for one. `eligible()` is asked before every turn: answer False while the battery is low
+    or the network is metered. `on_event` gets every event (see session.py), in the thread that works.
+
+    Raises StoreInUse or StoreError when the folder cannot be used, OptionError for an address that is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        store: str | Path,
+        examples: ExampleSource,
+        artifacts_url: str = "",
+        budget: Budget | None = None,
+        threads: int = 1,
+        tls: bool = False,
+        ca_file: str | None = None,
+        token: str = "",
+        name: str = "",
+        eligible: Callable[[], bool] = lambda: True,
+        on_event: Callable[[Event], None] = lambda event: None,
+        retry: Retry | None = None,
+    ) -> None:
+        self._examples, self._threads, self._eligible = examples, threads, eligible
+        self._budget, self._on_event = budget, on_event
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        retry = retry or Retry(sleep=self._pause)
+
+        def connect(identity: Identity) -> Transport:
+            return Transport(server, identity, artifacts_url, tls, ca_file, token, name, retry=retry)
+
+        self._connect = connect
+        self._store = Store(store)
+        try:
+            self._begin()
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _begin(self) -> None:
+        """Everything that depends on the key: made at the start, and anew after forget()."""
+        pem = self._store.read_key()
+        identity = Identity.from_pem(pem) if pem else None
+        if identity is None:
+            identity = Identity.generate()
+            self._store.write_key(identity.pem())
+        self._transport = self._connect(identity)
+        self._holdings = Holdings(self._store, self._transport, lambda bundle: Engine(bundle, self._threads))
+        noise = random.SystemRandom()
+        self._session = Session(
+            self._transport,
+            self._store,
+            self._holdings,
+            self._source,
+            noise.uniform,
+            lambda: noise.gauss(0.0, 1.0),
+            self._budget,
+            self._on_event,
+        )
+
+    # --- taking part ----------------------------------------------------------------------------------------
+
+    def run_once(self) -> Outcome:
+        """One turn: hands in what is pending, or checks in and does the task it is given.
+
+        Raises ServerUnreachable (try again later), ServerRefused (do not), StoreError, BundleError, Stopped.
+        """
+        if not self._eligible():
+            return Outcome(wait_s=60.0)
+        return self._session.turn()
+
+    def run_until_finished(self) -> None:
+        """Turn after turn, with the pauses that the cloud asks for, until the job is over. Raises as
+        run_once.
+        """
+        while True:
+            outcome = self.run_once()
+            if outcome.finished:
+                return
+            self._pause(outcome.wait_s)
+
+    def schedule(self, interval_s: float = 3600.0) -> None:
+        """Takes part in the background, until stop(): a session at once, then one every `interval_s` (with
+        jitter).
+
+        A session that fails is told as the event "error" and tried again at the next interval.
+        """
+        if self._thread is not None:
+            return
+        self._resume()
+        self._thread = threading.Thread(
+            target=self._sessions, args=(interval_s,), name="cooperllm", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends what is under way: within one segment of a computation, within a call's deadline on the
+        network.
+
+        Nothing is lost, and the adapter is as it was. run_once() and schedule() may be called again.
+        """
+        self._stopping.set()
+        if self._holdings.engine is not None:
+            self._holdings.engine.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+            self._resume()
+
+    def close(self) -> None:
+        """Stops, and gives the folder back. The object is of no use afterwards."""
+        self.stop()
+        self._transport.close()
+        self._store.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- using what was learned -----------------------------------------------------------------------------
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The classes of texts, by the adapter version that the device holds. Waits for a computation under
+        way.
+
+        Raises BundleError while the device holds no bundle: run_once() fetches it with the first task.
+        """
+        engine = self._engine()
+        names = engine.bundle.class_names
+        predictions = []
+        for logits in engine.classify(list(texts)):
+            shifted = np.exp(logits.astype(np.float64) - logits.max())
+            probabilities = shifted / shifted.sum()
+            named = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
+            predictions.append(Prediction(names[int(np.argmax(logits))], named))
+        return predictions
+
+    def evaluate(self, examples: Iterable[Example] | None = None) -> Evaluation:
+        """Loss and accuracy on these examples, or on the tenth of its own that the device holds out.
+
+        The numbers stay here. Raises BundleError as predict does, and NotEnoughExamples when there are none.
+        """
+        engine = self._engine()
+        if examples is None:
+            measured = engine.private_examples(self._source).held_out
+        else:
+            measured = engine.example_set(examples)
+        if not len(measured):
+            raise NotEnoughExamples("no example with a known label to evaluate on: give some")
+        with engine.lock:
+            found = evaluate(engine, measured)
+        return Evaluation(found.loss, found.correct / found.count, found.count)
+
+    def forget(self) -> None:
+        """Stops, and deletes everything that was stored: key, adapter, bundle, guides, account of
+        disclosures.
+
+        To the cloud, this device is a new one from then on.
+        """
+        self.stop()
+        self._transport.close()
+        self._store.forget()
+        self._begin()
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _sessions(self, interval_s: float) -> None:
+        while not self._stopping.is_set():
+            self._session.forget_examples()  # the app's examples may have changed
+            pause_s = interval_s * random.uniform(0.9, 1.1)
+            try:
+                self.run_until_finished()
+            except Stopped:
+                return
+            except CooperLLMError as error:
+                self._on_event(Event("error", time.time() * 1000, {"detail": error.message}))
+            self._stopping.wait(pause_s)
+
+    def _source(self, class_names: Sequence[str] | None) -> Iterable[Example]:
+        if isinstance(self._examples, FileSource):
+            return self._examples.read(class_names)
+        return self._examples() if callable(self._examples) else self._examples
+
+    def _engine(self) -> Engine:
+        sha256 = self._holdings.bundle_sha256()
+        if not sha256:
+            raise BundleError(
+                "this device holds no bundle yet: take part first, run_once() fetches it with a task"
+            )
+        return self._holdings.load(sha256)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise Stopped("stopped: call again to go on")
+
+    def _resume(self) -> None:
+        self._stopping.clear()
+        if self._holdings.engine is not None:
+            self._holdings.engine.resume()

@@ -1,0 +1,192 @@
+"""A bundle that is loaded and ready to run: the C++ core with this package's types and errors around it.
+
+The core is imported when the first engine is made, so that a process which only asks for work starts quickly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import (
+    BadArtifact,
+    CooperLLMError,
+    DirectionBelowGrid,
+    DirectionOutOfRange,
+    LossNotFinite,
+    ProgramError,
+    Stopped,
+    UnsupportedTask,
+)
+from .examples import Example
+from .guides import Slices
+from .local_update import Batch, Direction, Measurement
+from .private_examples import ExampleSet, PrivateExamples, Source, batch_of
+
+if TYPE_CHECKING:
+    from . import core
+    from .bundle import Bundle
+
+_MEANINGS: dict[str, type[CooperLLMError]] = {
+    "OUT_OF_RANGE": DirectionOutOfRange,
+    "BELOW_GRID": DirectionBelowGrid,
+    "NOT_FINITE": BadArtifact,
+    "OFF_GRID": BadArtifact,
+    "BAD_ARGUMENT": UnsupportedTask,
+    "LOSS_NOT_FINITE": LossNotFinite,
+    "STOPPED": Stopped,
+}
+
+
+class Engine:
+    """One program and one adapter in memory. Not for two threads at once, except stop().
+
+    Raises ProgramError when the program cannot be loaded: export the bundle again with the pinned ExecuTorch.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        from . import core
+        from .text import Tokenizer
+
+        self.bundle = bundle
+        # Held over everything that moves the adapter, so that a prediction never sees one in between.
+        self.lock = threading.RLock()
+        chain, layout = bundle.manifest.chain, bundle.layout
+        tensors = [(t.segment, t.offset, t.count, t.exponent, list(t.shape)) for t in layout.tensors]
+        self._types = core
+        with _errors(core.CoreError):
+            self._core = core.Core(
+                str(bundle.program_path),
+                tensors,
+                chain.segments,
+                chain.batch_examples,
+                bundle.manifest.text.max_tokens,
+                chain.hidden_size,
+                threads,
+            )
+        self._core.adapter[:] = bundle.adapter
+        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
+
+    @property
+    def adapter(self) -> NDArray[np.float32]:
+        """The adapter that the program reads: float32 (n,), the same memory."""
+        return self._core.adapter
+
+    @property
+    def segment_counts(self) -> dict[int, int]:
+        """The number of parameters of every segment, the head being the last."""
+        layout = self.bundle.layout
+        spans = {s: layout.segment_slice(s) for s in range(self.head_segment + 1)}
+        return {segment: span.stop - span.start for segment, span in spans.items()}
+
+    @property
+    def head_segment(self) -> int:
+        """The head's number."""
+        return self.bundle.manifest.chain.segments
+
+    @property
+    def segment_runs(self) -> int:
+        """Segments run since the engine was made."""
+        return sum(self._core.counters.segment_runs)
+
+    def private_examples(self, source: Source) -> PrivateExamples:
+        """A source's examples as this bundle sees them."""
+        names = self.bundle.class_names
+        return PrivateExamples(
+            source(names), names, self._tokenizer, self.bundle.manifest.chain.batch_examples
+        )
+
+    def example_set(self, examples: Iterable[Example]) -> ExampleSet:
+        """Examples to evaluate on, all of them, without those whose label is outside the classes."""
+        numbers = {name: number for number, name in enumerate(self.bundle.class_names)}
+        known = [(example.text, numbers[example.label]) for example in examples if example.label in numbers]
+        return ExampleSet(known, self._tokenizer.encode, self.bundle.manifest.chain.batch_examples)
+
+    def classify(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """The head's logits of every text, (classes,) each."""
+        rows = self.bundle.manifest.chain.batch_examples
+        for start in range(0, len(texts), rows):
+            part = texts[start : start + rows]
+            batch = batch_of([(text, 0) for text in part], self._tokenizer.encode, rows)
+            with self.lock:
+                logits = self.logits(batch)
+            yield from logits[: len(part)]
+
+    def set_scale(self, scale: NDArray[np.float32] | None) -> None:
+        """Sets s, float32 (n,), for all directions; None is 1 everywhere."""
+        with _errors(self._types.CoreError):
+            self._core.set_scale(scale)
+
+    def set_guides(self, guides: Mapping[bytes, Slices]) -> dict[bytes, int]:
+        """Replaces all guides; answers under which index each is now known."""
+        self._core.clear_guides()
+        index = {}
+        with _errors(self._types.CoreError):
+            for number, (sha256, slices) in enumerate(guides.items()):
+                for segment, values in slices.items():
+                    self._core.set_guide(number, segment, values)
+                index[sha256] = number
+        return index
+
+    def measure(
+        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
+    ) -> Measurement:
+        """The projected gradient of every direction over all batches; the adapter is the same after it."""
+        with _errors(self._types.CoreError):
+            return self._core.measure(
+                self._batches(batches), self._directions(directions), epsilon, active_segments
+            )
+
+    def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]:
+        """(summed loss in nats, number of targets, right answers) over the rows of weight 1."""
+        with _errors(self._types.CoreError):
+            return self._core.evaluate(self._batches(batches))
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """The head's logits, (B, classes)."""
+        with _errors(self._types.CoreError):
+            return self._core.logits(self._types.Batch(*batch))
+
+    def update(
+        self,
+        epsilon: float,
+        update_seed: int,
+        active_segments: list[int],
+        directions: list[Direction],
+        coefficients: list[float],
+        guides: list[tuple[int, float]],
+    ) -> int:
+        """Steps the adapter; answers how many parameters met the bound. Nothing is written unless all of it
+        is.
+        """
+        with _errors(self._types.CoreError):
+            converted = self._directions(directions)
+            return self._core.update(epsilon, update_seed, active_segments, converted, coefficients, guides)
+
+    def stop(self) -> None:
+        """From any thread: what runs ends with Stopped, and so does every later call until resume()."""
+        self._core.stop()
+
+    def resume(self) -> None:
+        """Takes stop() back."""
+        self._core.resume()
+
+    def _batches(self, batches: Iterable[Batch]) -> list[core.Batch]:
+        return [self._types.Batch(*batch) for batch in batches]
+
+    def _directions(self, directions: Iterable[Direction]) -> list[core.Direction]:
+        return [self._types.Direction(*direction) for direction in directions]
+
+
+@contextmanager
+def _errors(core_error: type[Exception]) -> Iterator[None]:
+    """Turns the core's statuses into the error tree."""
+    try:
+        yield
+    except core_error as error:
+        raise _MEANINGS.get(getattr(error, "status", ""), ProgramError)(str(error)) from error

@@ -1,0 +1,246 @@
+"""The local update: a task's directions and this device's private examples in, a few scalars out.
+
+This is what a device does with its data, from top to bottom:
+
+    step:       draw a batch from the private examples by the step's seed
+                for each direction z:  rho = (L(theta + epsilon z') - L(theta - epsilon z')) / (2 epsilon)
+                each rho: clip, noise, round to float32: that is what leaves, and what the device itself goes
+                on with when the step says so, move: theta <- theta - rate * mean_j(rho_j z'_j), rounded
+                stochastically
+    at the end: theta is again the version that the task was about, bit for bit
+
+Nothing here knows a network, a file or a round. State goes in as arguments and comes out as the result; the
+one thing that is changed and restored is the adapter inside the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos import federation_pb2 as pb
+
+from .errors import LossNotFinite, UnsupportedTask
+from .zo.philox import blocks
+
+BATCH_STREAM = 2  # of Philox; 0 and 1 are the adapter's noise and rounding
+MOST_DIRECTIONS = 2**20  # in one task; a larger count is a mistake, and would only fill the memory
+
+
+class Batch(NamedTuple):
+    """One batch in the program's shape, in which rows of weight 0 count nothing. Shapes: (B, T) and (B,)."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+class Direction(NamedTuple):
+    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments."""
+
+    seed: int
+    isotropic_scale: float
+    guides: list[tuple[int, float]]  # (index that the guide was set under, coefficient)
+    active_segments: list[int]
+
+
+class Measurement(Protocol):
+    """What Core.measure answers."""
+
+    @property
+    def rho(self) -> NDArray[np.float64]: ...
+
+
+class Core(Protocol):
+    """What is used here of `device_runtime.core.Core`."""
+
+    def measure(
+        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
+    ) -> Measurement: ...
+
+    def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]: ...
+
+    def update(
+        self,
+        epsilon: float,
+        update_seed: int,
+        active_segments: list[int],
+        directions: list[Direction],
+        coefficients: list[float],
+        guides: list[tuple[int, float]],
+    ) -> int: ...
+
+    @property
+    def adapter(self) -> NDArray[np.float32]: ...
+
+
+class Examples(Protocol):
+    """Private examples, tokenised; see private_examples.py."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, chosen: Sequence[int]) -> list[Batch]: ...
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a directions task gives. `scalars` are in wire form: step by step, direction by direction."""
+
+    scalars: list[float]
+    examples: int  # distinct ones behind the scalars
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """A directions task whose guides are in the core: `guide_index` says under which index each was set."""
+
+    task: pb.DirectionsTask
+    guide_index: Mapping[bytes, int] = field(default_factory=dict)
+
+
+def run_directions(
+    local: LocalTask,
+    core: Core,
+    train: Examples,
+    gauss: Callable[[], float],
+    done: Iterable[float] = (),
+    on_step: Callable[[list[float]], None] = lambda scalars: None,
+) -> LocalResult:
+    """Measures every direction of every step, moving in between where the task says so.
+
+    `done` are the scalars of steps that were finished before the process ended: they are not measured (nor
+    noised) again, only moved along. `on_step` is called with all scalars so far after each further step, so
+    that they can be kept. `gauss` draws from N(0, 1), from the device's own randomness.
+
+    The adapter is the same after it, bit for bit, also when it raises.
+
+    Raises TaskRefused (a subclass says which status to report), or Stopped.
+    """
+    task = local.task
+    check_task(task)
+    moves = any(step.local_learning_rate > 0 for step in task.steps[:-1])
+    # A second copy of the adapter exists only while a task moves it; measuring alone restores it by itself.
+    base = core.adapter.copy() if moves else None
+    scalars = list(done)
+    used: set[int] = set()
+    position = 0
+    try:
+        for number, step in enumerate(task.steps):
+            chosen = draw_batch(step.batch_seed, step.batch_examples, len(train))
+            used.update(chosen)
+            directions = expand(step.directions, task.active_segments, local.guide_index)
+            position += len(directions)
+            if len(scalars) < position:
+                rho = measure(core, train.batches(chosen), directions, task)
+                scalars += [wire_form(value, task.scalar_form, gauss) for value in rho]
+                on_step(scalars)
+            # After the last step nothing is measured any more, so moving would only be undone.
+            if step.local_learning_rate > 0 and number + 1 < len(task.steps):
+                move(core, task, step, directions, scalars[position - len(directions) : position])
+    finally:
+        if base is not None:
+            core.adapter[:] = base
+    return LocalResult(scalars, len(used))
+
+
+def measure(
+    core: Core, batches: list[Batch], directions: list[Direction], task: pb.DirectionsTask
+) -> NDArray[np.float64]:
+    """The projected gradients, float64, one a direction. Raises LossNotFinite when one is not a number."""
+    rho = core.measure(batches, directions, task.epsilon, list(task.active_segments)).rho
+    if not np.all(np.isfinite(rho)):
+        raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
+    return rho
+
+
+def wire_form(rho: float, form: pb.ScalarForm, gauss: Callable[[], float]) -> float:
+    """What a scalar becomes before it leaves: clipped to |rho| <= clip, noised, rounded to float32, in this
+    order.
+    """
+    value = float(rho)
+    if form.clip > 0:
+        value = min(max(value, -form.clip), form.clip)
+    if form.noise_std > 0:
+        value += form.noise_std * gauss()
+    rounded = float(np.float32(value))
+    if not np.isfinite(rounded):
+        raise LossNotFinite("a projected gradient is beyond float32: use a smaller learning rate, or a clip")
+    return rounded
+
+
+def move(
+    core: Core, task: pb.DirectionsTask, step: pb.Step, directions: list[Direction], scalars: Sequence[float]
+) -> None:
+    """One local step, theta <- theta - rate * mean_j(rho_j z'_j), with the scalars in wire form and no
+    others.
+    """
+    coefficients = [-step.local_learning_rate * rho / len(scalars) for rho in scalars]
+    segments = list(task.active_segments)
+    core.update(task.epsilon, step.update_seed, segments, directions, coefficients, [])
+
+
+def evaluate(core: Core, held_out: Examples) -> pb.Evaluation:
+    """The mean loss in nats, the number of right answers and of examples, over all held-out examples."""
+    loss_sum, count, correct = core.evaluate(held_out.batches(range(len(held_out))))
+    if not np.isfinite(loss_sum):
+        raise LossNotFinite("the loss is not finite: publish an earlier adapter version")
+    return pb.Evaluation(loss=loss_sum / count, correct=correct, count=len(held_out))
+
+
+def draw_batch(batch_seed: int, batch_examples: int, available: int) -> list[int]:
+    """Positions of the distinct examples of a batch: all of them, in drawn order, when there are fewer than
+    asked.
+
+    Example i draws the 64-bit number made of words 2 (i mod 2) and 2 (i mod 2) + 1 (low word first) of block
+    i div 2 of Philox stream 2 under the seed; the smallest numbers are chosen, the smaller position first
+    among equals.
+    """
+    words = blocks(batch_seed, BATCH_STREAM, 0, (available + 1) // 2).reshape(-1, 2).astype(np.uint64)
+    drawn = (words[:available, 0] | (words[:available, 1] << np.uint64(32)))[:available]
+    order = np.argsort(drawn, kind="stable")
+    return [int(position) for position in order[:batch_examples]]
+
+
+def expand(
+    directions: Iterable[pb.Direction], active_segments: Iterable[int], guide_index: Mapping[bytes, int]
+) -> list[Direction]:
+    """Every direction by itself: `count` consecutive seeds each, wrapping at 2^64.
+
+    Raises UnsupportedTask when a direction names a guide that the task did not announce.
+    """
+    expanded = []
+    for direction in directions:
+        try:
+            guides = [(guide_index[term.guide_sha256], term.coefficient) for term in direction.guides]
+        except KeyError:
+            raise UnsupportedTask("a direction names a guide that was not sent: correct the task") from None
+        segments = list(direction.active_segments or active_segments)
+        for step in range(direction.count):
+            seed = (direction.seed + step) % 2**64
+            expanded.append(Direction(seed, direction.isotropic_scale, guides, segments))
+    return expanded
+
+
+def check_task(task: pb.DirectionsTask) -> None:
+    """Refuses what could not be carried out, before anything is measured. Raises UnsupportedTask."""
+    if any(direction.count < 1 for step in task.steps for direction in step.directions):
+        raise UnsupportedTask("a direction needs a count of at least 1: correct the task")
+    if sum(direction.count for step in task.steps for direction in step.directions) > MOST_DIRECTIONS:
+        raise UnsupportedTask(f"over {MOST_DIRECTIONS} directions in one task: send fewer")
+    numbers = [task.epsilon, task.scalar_form.clip, task.scalar_form.noise_std]
+    numbers += [step.local_learning_rate for step in task.steps]
+    if not all(np.isfinite(number) and number >= 0 for number in numbers) or task.epsilon == 0:
+        raise UnsupportedTask(
+            "epsilon, rates, clip and noise must be finite, and epsilon above 0: correct the task"
+        )
+    segments = list(task.active_segments)
+    if not segments or sorted(set(segments)) != segments:
+        raise UnsupportedTask("active_segments must be ascending and not empty: correct the task")
+    for direction in (direction for step in task.steps for direction in step.directions):
+        if not set(direction.active_segments) <= set(segments):
+            raise UnsupportedTask("a direction is active outside the task's segments: correct the task")

@@ -1,0 +1,263 @@
+"""A session: the protocol's phases, one after the other, as a device goes through them.
+
+    enroll -> [report, if one is pending] -> check in -+-> task -> fetch -> version -> guides -> compute ->
+    report
+                                                       +-> retry window: one instant in it
+                                                       +-> finished: the last version
+
+Each walk through this drawing is a turn. Whatever goes wrong with a task is reported with a status, and the
+session goes on. Whatever the process had not written down when it ended is done again: before a report
+leaves, it lies on disk, together with what it discloses.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from protos import federation_pb2 as pb
+
+from .budget import Budget
+from .errors import (
+    BadArtifact,
+    BundleError,
+    CooperLLMError,
+    NotEnrolled,
+    ServerRefused,
+    TaskLost,
+    TaskRefused,
+    VersionRefused,
+)
+from .holdings import Cloud as Supplies
+from .holdings import Holdings
+from .journal import Event, Journal, Traffic
+from .private_examples import PrivateExamples, Source, count_distinct
+from .store import Store
+from .tasks import Finding, account_changes, carry_out, permit, report_of
+
+PROTOCOL_VERSION = 1
+LOST_PAUSE_S = 1.0
+
+
+class Cloud(Supplies, Protocol):
+    """What is used here of Transport."""
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+    def enroll(self) -> pb.EnrollReply: ...
+
+    def check_in(self, request: pb.CheckInRequest) -> pb.CheckInReply: ...
+
+    def send_report(self, report: pb.Report) -> pb.Ack: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one turn ended: whether the job is over, and if not, after how long the next turn should start."""
+
+    finished: bool = False
+    wait_s: float = 0.0
+
+
+class Session:
+    """One device's conversation with one cloud, turn by turn. See the module's drawing.
+
+    `uniform(low, high)` picks instants, `gauss()` is the device's own N(0, 1) noise. `on_event` gets every
+    event in order: phase (enroll, check_in, fetch, version, guides, compute, report), task, version,
+    computed, report, lost, wait, finished.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        store: Store,
+        holdings: Holdings,
+        source: Source,
+        uniform: Callable[[float, float], float],
+        gauss: Callable[[], float],
+        budget: Budget | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+        time_s: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._cloud, self._store, self._holdings, self._source = cloud, store, holdings, source
+        self._budget, self._uniform, self._gauss, self._new_id = budget or Budget(), uniform, gauss, new_id
+        self._journal = Journal(cloud.traffic, on_event, time_s)
+        self._enrolled = False
+        self._private: PrivateExamples | None = None
+
+    def turn(self) -> Outcome:
+        """Hands in what is pending, or checks in and does the task it is given, if any.
+
+        Raises ServerUnreachable (try again later), ServerRefused, StoreError, BundleError, ExamplesError or
+        Stopped: see each. Another turn goes on where this one ended.
+        """
+        try:
+            return self._turn()
+        except NotEnrolled:
+            # The cloud may have lost its memory since; a second refusal is a matter of keys or clocks.
+            self._enrolled = False
+            return self._turn()
+
+    def forget_examples(self) -> None:
+        """Asks the source anew at the next task."""
+        self._private = None
+
+    def _turn(self) -> Outcome:
+        if not self._enrolled:
+            self._journal.phase("enroll")
+            self._cloud.enroll()
+            self._enrolled = True
+        if self._store.state.pending_report:
+            return self._report()
+        reply = self._check_in()
+        answer = reply.WhichOneof("answer")
+        if answer == "task":
+            return self._work(reply.task)
+        if answer == "finished":
+            return self._finish(reply.finished)
+        if answer == "retry":
+            longest_ms = max(reply.retry.min_ms, reply.retry.max_ms)
+            wait_s = self._uniform(reply.retry.min_ms / 1000, longest_ms / 1000)
+            self._journal.tell("wait", wait_s=wait_s)
+            return Outcome(wait_s=wait_s)
+        raise ServerRefused("the service's answer to a check-in is not known here: update the app")
+
+    def _check_in(self) -> pb.CheckInReply:
+        start_ms = self._journal.phase("check_in")
+        state = self._store.state
+        bundle_sha256 = self._holdings.bundle_sha256()
+        # A version is claimed only while its bytes are there and have its hash.
+        holds = bool(bundle_sha256) and self._store.read_adapter() is not None
+        private = self._private
+        train_examples = count_distinct(self._source(None)) if private is None else len(private.train)
+        reply = self._cloud.check_in(
+            pb.CheckInRequest(
+                protocol_version=PROTOCOL_VERSION,
+                bundle_sha256=bytes.fromhex(bundle_sha256),
+                adapter_version=state.adapter_version if holds else 0,
+                adapter_sha256=bytes.fromhex(state.adapter_sha256) if holds else b"",
+                budget=self._budget.message(self._holdings.parameters()),
+                train_examples=train_examples // 8 * 8,
+                download_bytes_per_s=self._cloud.traffic.download_bytes_per_s,
+            )
+        )
+        self._journal.span("check_in", start_ms)
+        return reply
+
+    def _finish(self, finished: pb.Finished) -> Outcome:
+        """Reaches the last version, where this device holds the bundle; where it never had work it needs
+        none.
+        """
+        bundle_sha256 = self._holdings.bundle_sha256()
+        if bundle_sha256 and finished.HasField("update"):
+            self._holdings.load(bundle_sha256)
+            if not self._reach(finished.update):
+                return Outcome()
+        state = self._store.state
+        self._journal.tell("finished", version=state.adapter_version, adapter_sha256=state.adapter_sha256)
+        return Outcome(finished=True)
+
+    def _work(self, task: pb.Task) -> Outcome:
+        kind = task.WhichOneof("kind") or ""
+        self._journal.tell("task", task_id=task.task_id, round=task.round, kind=kind)
+        try:
+            finding = self._find(task)
+        except TaskRefused as refusal:
+            finding = Finding.refused(refusal)
+        except BundleError as error:
+            # The cloud hears of it, and so does whoever runs this device: no other task can succeed.
+            self._keep_report(task, Finding.refused(BadArtifact(str(error))))
+            self._report()
+            raise
+        except TaskLost as error:
+            return self._lost(error)
+        if finding is None:
+            return Outcome()
+        self._keep_report(task, finding)
+        return self._report()
+
+    def _find(self, task: pb.Task) -> Finding | None:
+        """The finding of a task, or None when the device has to check in again for a snapshot first."""
+        journal = self._journal
+        start_ms = journal.phase("fetch")
+        engine = self._holdings.load(task.bundle_sha256.hex())
+        if self._private is None:
+            self._private = engine.private_examples(self._source)
+        journal.span("fetch", start_ms)
+        if not self._reach(task.update):
+            return None
+        disclosure = permit(task, engine, self._private, self._budget, self._store.state)
+        index: dict[bytes, int] = {}
+        if task.WhichOneof("kind") == "directions":
+            start_ms = journal.phase("guides")
+            index = self._holdings.prepare(task.task_id, task.directions)
+            journal.span("guides", start_ms)
+        start_ms = journal.phase("compute")
+        finding = carry_out(task, index, engine, self._private, self._store, self._gauss, disclosure)
+        journal.span("compute", start_ms)
+        journal.tell("computed", task_id=task.task_id, segment_runs=finding.segment_runs)
+        return finding
+
+    def _reach(self, update: pb.VersionUpdate) -> bool:
+        """Reaches a version; False when the device must check in again, claiming none, to get a snapshot.
+
+        Raises BadArtifact when it claimed none already.
+        """
+        start_ms = self._journal.phase("version")
+        try:
+            self._holdings.reach(update)
+        except BadArtifact:
+            if not self._store.state.adapter_sha256:
+                raise
+            self._holdings.forget_adapter()
+            return False
+        self._journal.span("fetch", start_ms)
+        sha256, form = update.adapter_sha256.hex(), update.WhichOneof("form")
+        self._journal.tell("version", version=update.version, adapter_sha256=sha256, form=form)
+        return True
+
+    def _keep_report(self, task: pb.Task, finding: Finding) -> None:
+        """Writes a report down, in one write with what it discloses. Only after that may it leave."""
+        state = self._store.state
+        report = report_of(task, finding, self._private, state, self._new_id())
+        report.timing.CopyFrom(self._journal.timing(finding.segment_runs))
+        pending = report.SerializeToString().hex()
+        self._store.update(
+            pending_report=pending, pending_round=task.round, **account_changes(task, finding, state)
+        )
+
+    def _report(self) -> Outcome:
+        """Sends the pending report until it is acknowledged, or the cloud says that it came too late."""
+        state = self._store.state
+        report = pb.Report.FromString(bytes.fromhex(state.pending_report))
+        start_ms = self._journal.phase("report")
+        try:
+            ack = self._cloud.send_report(report)
+        except VersionRefused as error:
+            self._holdings.forget_adapter()
+            return self._lost(error)
+        except TaskLost as error:
+            return self._lost(error)
+        except NotEnrolled:
+            raise
+        except ServerRefused:
+            # Repeating it cannot help, and would keep the device from ever working again.
+            self._store.update(pending_report="")
+            raise
+        self._store.update(pending_report="")
+        self._journal.acknowledged(report, state.pending_round, ack.duplicate, start_ms)
+        return Outcome()
+
+    def _lost(self, error: CooperLLMError) -> Outcome:
+        """Drops work that nobody waits for any more. The pause keeps a confused cloud from being asked in a
+        loop.
+        """
+        self._store.update(pending_report="", progress_task_id="", progress_scalars=[])
+        wait_s = self._uniform(0.0, LOST_PAUSE_S)
+        self._journal.tell("lost", detail=error.message, wait_s=wait_s)
+        return Outcome(wait_s=wait_s)
