@@ -1,8 +1,8 @@
 """Better language models on people's phones, with data that stay there.
 
-This is the documented Python API, at most fifteen names; the command line is `cooperllm --help`. Importing the package
-loads nothing else: each name is fetched from the part it belongs to when it is first used, so that a device never
-loads what only the cloud needs.
+This is the documented Python API, at most fifteen names; the command line is `cooperllm --help`. Importing
+the package loads nothing else: each name is fetched from the part it belongs to when it is first used, so
+that a device never loads what only the cloud needs.
 
     Device          a participant that an app embeds: schedule, stop, predict, forget
     ExampleSource   where a device gets its private examples from

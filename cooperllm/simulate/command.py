@@ -37,12 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-column", metavar="NAME", help="column of the text; several are joined: title,description"
     )
     data.add_argument("--label-column", metavar="NAME", help="column of the label")
-    data.add_argument("--shards", default="dirichlet:0.5", metavar="KIND",
-                      help='how examples are spread over devices: "iid" or "dirichlet:ALPHA" (default
-                      dirichlet:0.5)')  # fmt: skip
-    data.add_argument("--drop-duplicates", action="store_true",
-                      help="leave private texts out that are also public or in the eval file, instead of
-                      refusing them")  # fmt: skip
+    data.add_argument(
+        "--shards",
+        default="dirichlet:0.5",
+        metavar="KIND",
+        help='how examples are spread over devices: "iid" or "dirichlet:ALPHA" (default dirichlet:0.5)',
+    )
+    data.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="leave out private texts that are also public or in the eval file, instead of refusing them",
+    )
     learning = parser.add_argument_group("learning")
     learning.add_argument("--devices", type=int, default=8, metavar="N", help="device processes (default 8)")
     learning.add_argument("--rounds", type=int, metavar="N", help="rounds")

@@ -107,9 +107,10 @@ def _figures(figures: Sequence[Figure]) -> str:
         single = "".join(f"{100 * value:.1f} " for value in figure.accuracies)
         cells = [
             f"<td>{escape(figure.name)}</td>",
-            f'<td><div class="bar" style="--part: {100 * figure.mean:.1f}%">{100 * figure.mean:.1f}
-            %{spread}</div></td>', f'<td class="number">{single}</td>' if seeds > 1 else "", f'<td
-            class="soft">{escape(figure.explanation)}</td>',
+            f'<td><div class="bar" style="--part: {100 * figure.mean:.1f}%">'
+            f"{100 * figure.mean:.1f} %{spread}</div></td>",
+            f'<td class="number">{single}</td>' if seeds > 1 else "",
+            f'<td class="soft">{escape(figure.explanation)}</td>',
         ]
         lines.append(
             f'<tr class="{"result" if figure.key == "cooperllm" else ""}">' + "".join(cells) + "</tr>"
@@ -175,8 +176,8 @@ def _time(busy_s: Mapping[str, float]) -> str:
     for lane, duration_s in sorted(busy_s.items(), key=lambda item: -item[1]):
         part = 100 * duration_s / total
         lines.append(
-            f'<tr><td>{escape(lane)}</td><td><div class="bar" style="--part: {part:.1f}%">{part:.0f}
-            %</div></td>' f'<td class="number">{duration_s:.1f} s</td></tr>'
+            f'<tr><td>{escape(lane)}</td><td><div class="bar" style="--part: {part:.1f}%">{part:.0f} %</div>'
+            f'</td><td class="number">{duration_s:.1f} s</td></tr>'
         )
     return f"<table>{''.join(lines)}</table>"
 

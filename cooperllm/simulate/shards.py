@@ -63,9 +63,9 @@ def check_disjoint(parts: Mapping[str, Sequence[Example]]) -> None:
                 seen[text] = name
     for (first, second), texts in shared.items():
         raise InputError(
-            f'{len(texts)} text(s) are in both the {first} and the {second} data, for instance
-            "{texts[0][:60]}": ' "remove them from one, or pass --drop-duplicates to leave them out of the
-            private data"
+            f"{len(texts)} text(s) are in both the {first} and the {second} data, for instance "
+            f'"{texts[0][:60]}": remove them from one, or pass --drop-duplicates to leave them out of the '
+            "private data"
         )
 
 
