@@ -1,4 +1,4 @@
-"""Rows of a CSV, TSV or JSONL file: (line number, text, label), one at a time, bounded in memory by one record.
+"""Rows of a CSV, TSV or JSONL file, as (line number, text, label); holds one record at a time.
 
 Tells whether a file has a header and which columns are meant. What the rows mean is `examples`' affair.
 """
@@ -47,7 +47,7 @@ class Columns:
             raise OptionError("columns are counted from 1; there is no column 0")
 
     def find(self, names: Sequence[str]) -> tuple[list[int], int] | None:
-        """Return the positions of the text columns and of the label column among `names`; None without both."""
+        """Return the positions of the text columns and of the label column in `names`; None without both."""
         lowered = [name.strip().lower() for name in names]
         text = _first_present(self.text_choices, lowered)
         label = _first_present(self.label_choices, lowered)

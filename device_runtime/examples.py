@@ -36,12 +36,13 @@ def read_examples(
     """Read every example of a `.csv`, `.tsv`, `.jsonl` or `.ndjson` file (UTF-8), in the file's order.
 
     `text_column` and `label_column` name columns of the header (or keys of the JSON objects); several text
-    columns are joined with a space, for instance "title,description". Numbers are positions counted from 1, for
-    files without a header. Without them the usual names (text, sentence, ...; label, class, ...) are looked for
-    in the first line; where they are not there the file has no header, and its two columns are text and label.
+    columns are joined with a space, for instance "title,description". Numbers are positions counted from 1,
+    for files without a header. Without them the usual names (text, sentence, ...; label, class, ...) are
+    looked for in the first line; where they are not there the file has no header, and its two columns are
+    text and label.
 
-    Raises ExamplesError, which names the file, the line and what to do, and OptionError when the columns asked
-    for make no sense: show either and stop.
+    Raises ExamplesError, which names the file, the line and what to do, and OptionError when the columns
+    asked for make no sense: show either and stop.
     """
     path = Path(path)
     rows = read_rows(path, Columns(text_column, label_column))
@@ -66,11 +67,11 @@ def label_names(examples: Iterable[Example]) -> list[str]:
 
 
 def is_held_out(text: str) -> bool:
-    """Say whether the device keeps this text for evaluation: the first 8 bytes of its UTF-8 bytes' SHA-256, as
-    a big-endian integer, are a multiple of 10.
+    """Say whether the device keeps this text for evaluation: the first 8 bytes of its UTF-8 bytes' SHA-256,
+    as a big-endian integer, are a multiple of 10.
 
-    It depends on the text alone, so an example never changes sides when others come or go, and copies of a text
-    are always on the same side.
+    It depends on the text alone, so an example never changes sides when others come or go, and copies of a
+    text are always on the same side.
     """
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0

@@ -206,7 +206,7 @@ def test_held_out_is_the_same_in_every_release() -> None:
 def test_errors_are_cooperllm_errors_and_nothing_heavy_is_imported() -> None:
     assert issubclass(ExamplesError, CooperLLMError)
     code = (
-        "import sys, device_runtime.examples; print(sorted(set(sys.modules) & {'numpy', 'torch', 'google'}))"
+        "import sys, device_runtime.examples; print(sorted({'numpy', 'torch', 'google'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
