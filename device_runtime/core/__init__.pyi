@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 class CoreError(RuntimeError):
-    """A call was refused or failed. `status` is the status's name; the message is one line that says what to do."""
+    """A call was refused or failed. `status` is its name; the message says in one line what to do."""
 
     status: str
 
@@ -13,8 +13,9 @@ class CoreError(RuntimeError):
 class Batch:
     """A padded batch of exactly `batch_examples` rows; rows of weight 0 are padding and count nothing.
 
-    Shapes: input_ids and attention_mask (B, T) int64, labels (B,) int64, weights (B,) float64, all contiguous. T is a
-    length that the program takes. The arrays are kept, not copied: do not change them while a call runs.
+    Shapes: input_ids and attention_mask (B, T) int64, labels (B,) int64, weights (B,) float64, all
+    contiguous. T is a length that the program takes. The arrays are kept, not copied: do not change them
+    while a call runs.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Measurement:
 
 @final
 class Counters:
-    """Runs and nanoseconds since the start or `reset_counters`; `segment_runs` has K + 1 entries, the head's last.
+    """Runs and nanoseconds since the start or `reset_counters`.
 
-    `forward_ns` is spent inside the program, `perturb_ns` in changing the adapter, `total_ns` in whole calls.
+    `segment_runs` has K + 1 entries, the head's last. `forward_ns` is spent inside the program, `perturb_ns`
+    in changing the adapter, `total_ns` in whole calls.
     """
 
     @property
@@ -73,7 +75,8 @@ class Counters:
 class Plan:
     """The fewest segment runs that give a set of losses: the nodes of the trie of their label strings.
 
-    labels[e, segment] is 0 for the adapter as it is, +(d + 1) or -(d + 1) for direction d added or subtracted there.
+    labels[e, segment] is 0 for the adapter as it is, +(d + 1) or -(d + 1) for direction d added or
+    subtracted there.
     Shapes: labels (evaluations, K + 1) int32.
     """
 
@@ -101,16 +104,16 @@ class Core:
     ) -> None:
         """Map the program and check every method against the layout.
 
-        `layout` rows are (segment, offset, count, grid exponent, shape), ordered by offset; segments 0..K-1 are the
-        blocks, K = `segments` is the head. The adapter starts as zeros.
+        `layout` rows are (segment, offset, count, grid exponent, shape), ordered by offset; segments 0..K-1
+        are the blocks, K = `segments` is the head. The adapter starts as zeros.
 
-        Raises CoreError: PROGRAM_FAILED (not readable), PROGRAM_MISMATCH (not this layout's program), BAD_ARGUMENT,
-        OUT_OF_MEMORY. The caller drops the bundle, or frees memory and tries again.
+        Raises CoreError: PROGRAM_FAILED (not readable), PROGRAM_MISMATCH (not this layout's program),
+        BAD_ARGUMENT, OUT_OF_MEMORY. The caller drops the bundle, or frees memory and tries again.
         """
 
     @property
     def adapter(self) -> NDArray[np.float32]:
-        """The n parameters that the program reads: a view, valid as long as it is held. Keep values on the grid."""
+        """The n parameters that the program reads: a view, not a copy. Keep values on the grid."""
     @property
     def classes(self) -> int:
         """C, the width of the head's logits."""
@@ -122,9 +125,10 @@ class Core:
     def set_scale(self, scale: NDArray[np.float32] | None) -> None:
         """Set s, one positive value a parameter; None is 1. The array is kept, not copied."""
     def set_guide(self, index: int, segment: int, values: NDArray[np.float32]) -> None:
-        """Set guide `index` on one segment (all of that segment's parameters); it is zero where it was never set.
+        """Set guide `index` on one segment; it is zero where it was never set.
 
-        The array is kept, not copied, until `clear_guides`.
+        `values` has one entry a parameter of the segment. The array is kept, not copied, until
+        `clear_guides`.
         """
     def clear_guides(self) -> None:
         """Forget every guide."""
@@ -137,7 +141,8 @@ class Core:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (sum of weight * loss, sum of weight * count) of every evaluation, over all batches.
 
-        Where a direction acts is said by `labels` alone (see Plan), one row an evaluation. Raises what `measure` does.
+        Where a direction acts is said by `labels` alone (see Plan), one row an evaluation. Raises what
+        `measure` does.
         """
     def measure(
         self,
@@ -148,11 +153,13 @@ class Core:
     ) -> Measurement:
         """Return rho = (L(theta + epsilon z') - L(theta - epsilon z')) / (2 epsilon) of every direction.
 
-        L is the mean loss in nats, sum of weight * loss over sum of weight * count, added in float64 in order of batch
-        and row. z' is the rounded direction. The adapter is afterwards the same, bit for bit, also on an error.
+        L is the mean loss in nats, sum of weight * loss over sum of weight * count, added in float64 in
+        order of batch and row. z' is the rounded direction. The adapter is afterwards the same, bit for bit,
+        also on an error.
 
-        Raises CoreError: BELOW_GRID (the message names the epsilon that would do), OUT_OF_RANGE and NOT_FINITE (before
-        the first change), LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
+        Raises CoreError: BELOW_GRID (the message names the epsilon that would do), OUT_OF_RANGE and
+        NOT_FINITE (before the first change), LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The
+        caller reports it.
         """
     def evaluate(self, batches: Sequence[Batch]) -> tuple[float, float, int]:
         """Return (sum of weight * loss, sum of weight * count, correct rows of non-zero weight).
@@ -170,14 +177,15 @@ class Core:
         coefficients: Sequence[float],
         guides: Sequence[tuple[int, float]] = (),
     ) -> int:
-        """Step: theta + sum_j coefficient_j * z'_j + sum_k c_k * u_k on the active segments, rounded stochastically.
+        """Step: theta + sum_j coefficient_j * z'_j + sum_k c_k * u_k, rounded stochastically.
 
-        Returns how many parameters met the bound. Raises CoreError: NOT_FINITE, OUT_OF_RANGE, BAD_ARGUMENT, with the
-        adapter unchanged. The caller drops the update.
+        Outside the active segments nothing moves. Returns how many parameters met the bound. Raises
+        CoreError: NOT_FINITE, OUT_OF_RANGE, BAD_ARGUMENT, with the adapter unchanged. The caller drops the
+        update.
         """
     def stop(self) -> None:
         """End what runs with STOPPED, and every later call until `resume`. From any thread."""
     def resume(self) -> None:
         """Take calls again after `stop`."""
     def poison_arena(self, before_every_run: bool) -> None:
-        """For tests: have every run first overwrite the memory that methods share, which nothing may rely on."""
+        """For tests: have every run first overwrite the memory that methods share."""

@@ -123,8 +123,8 @@ zo_status Chain::load_methods(std::string* message) {
   if (program_->output_count(head_) == 3) program_->output_meta(head_, 2, &logits);
   classes_ = logits.rank == 2 ? static_cast<uint32_t>(logits.sizes[1]) : 0;
   const Tensor per_example = tensor(Kind::kFloat32, {b});
-  return check_method(head_, "head", head_inputs_,
-                      {per_example, per_example, tensor(Kind::kFloat32, {b, classes_})}, message);
+  return check_method(head_, "head", head_inputs_, {per_example, per_example, tensor(Kind::kFloat32, {b, classes_})},
+                      message);
 }
 
 zo_status Chain::check_method(int method, const char* name, const std::vector<Tensor>& inputs,
@@ -165,8 +165,7 @@ void Chain::reset_counters() {
 }
 
 void Chain::reserve_slots(size_t slots) {
-  const size_t size_bytes =
-      size_t{shape_.batch_examples} * shape_.max_tokens * shape_.hidden_size * sizeof(float);
+  const size_t size_bytes = size_t{shape_.batch_examples} * shape_.max_tokens * shape_.hidden_size * sizeof(float);
   while (slots_.size() < slots) slots_.emplace_back(size_bytes);
 }
 

@@ -73,6 +73,7 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
 zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions,
                                double epsilon, const std::vector<uint32_t>& active_segments, Measurement* result) {
   message_.clear();
+  if (directions.empty()) return fail(ZO_BAD_ARGUMENT, "no direction was given");
   zo_status status = check_segments(active_segments);
   const size_t positions = chain_.shape().segments + 1;
   labels_.assign(2 * directions.size() * positions, 0);
@@ -101,6 +102,7 @@ zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vec
 zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* result) noexcept {
   const uint32_t head = chain_.shape().segments;
   for (const Batch& batch : batches) {
+    if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
     zo_status status = chain_.set_batch(batch);
     if (status == ZO_OK) status = chain_.embed(0);
     if (status != ZO_OK) return status;
@@ -193,6 +195,7 @@ zo_direction LocalUpdate::on_tensor(const Direction& direction, const TensorSlic
 }
 
 zo_status LocalUpdate::forward(const Batch& batch, HeadResult* result) noexcept {
+  if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
   zo_status status = chain_.set_batch(batch);
   if (status == ZO_OK) status = chain_.embed(0);
   for (uint32_t segment = 0; segment < chain_.shape().segments && status == ZO_OK; ++segment) {

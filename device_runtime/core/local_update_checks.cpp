@@ -38,7 +38,8 @@ zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
   double weight_sum = 0.0;
   for (const Batch& batch : batches) {
     if (batch.tokens == 0 || batch.tokens > chain_.shape().max_tokens) {
-      return fail(ZO_BAD_ARGUMENT, "a batch has " + std::to_string(batch.tokens) + " tokens a row; the program takes 1 to " +
+      return fail(ZO_BAD_ARGUMENT, "a batch has " + std::to_string(batch.tokens) +
+                                       " tokens a row; the program takes 1 to " +
                                        std::to_string(chain_.shape().max_tokens));
     }
     for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
@@ -162,8 +163,9 @@ zo_status LocalUpdate::update(const Update& update, uint64_t* clamped) {
     for (const TensorSlice& slice : chain_.layout()) {
       if (!covers(Direction{}, update.active_segments, slice.segment)) continue;
       const zo_step step = step_on(update, slice);
-      status = write ? zo_update(chain_.adapter() + slice.offset, slice.offset, slice.count, slice.exponent, &step, clamped)
-                     : zo_check_update(slice.offset, slice.count, slice.exponent, &step);
+      status =
+          write ? zo_update(chain_.adapter() + slice.offset, slice.offset, slice.count, slice.exponent, &step, clamped)
+                : zo_check_update(slice.offset, slice.count, slice.exponent, &step);
       if (status != ZO_OK) return status;
     }
   }

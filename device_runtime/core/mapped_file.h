@@ -1,6 +1,6 @@
 // A program's file, mapped once and read-only. Unlike ExecuTorch's own mapped loader it can give back the pages that
-// were read: the table of embeddings is looked into at a few rows a batch, but the system maps whole neighbourhoods, and
-// without this the table would end up resident as a whole.
+// were read: the table of embeddings is looked into at a few rows a batch, but the system maps whole neighbourhoods,
+// and without this the table would end up resident as a whole.
 #pragma once
 
 #include <executorch/runtime/core/data_loader.h>
@@ -29,7 +29,7 @@ class MappedFile final : public executorch::runtime::DataLoader {
   std::string open(const std::string& path) {
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (file < 0) return std::strerror(errno);
-    struct stat about {};
+    struct stat about{};
     std::string problem;
     if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {
       problem = "it is not a regular file";

@@ -25,7 +25,8 @@ void Plan::descend(size_t begin, size_t end, size_t position, uint32_t slot, uin
     const Label label = labels_[order_[first] * positions_ + position];
     const auto same = [&](uint32_t evaluation) { return labels_[evaluation * positions_ + position] == label; };
     const auto from = order_.begin();
-    const auto split = std::stable_partition(from + static_cast<ptrdiff_t>(first), from + static_cast<ptrdiff_t>(end), same);
+    const auto split =
+        std::stable_partition(from + static_cast<ptrdiff_t>(first), from + static_cast<ptrdiff_t>(end), same);
     const size_t next = static_cast<size_t>(split - from);
     const bool last_child = next == end;
     const uint32_t target = last_child ? slot : held;

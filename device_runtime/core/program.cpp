@@ -7,21 +7,11 @@
 
 #include <cstdio>
 #include <cstring>
-#include <mutex>
 #include <vector>
 
 #include "buffer.h"
 #include "mapped_file.h"
-
-// Exported by libexecutorch_threadpool, but the wheel carries no header for it: only what is used here is declared.
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  size_t get_thread_count() const;
-  bool _unsafe_reset_threadpool(uint32_t thread_count);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
+#include "thread_count.h"
 
 namespace cooperllm {
 namespace {
@@ -77,28 +67,6 @@ bool describe(const Sizes& sizes, ScalarType type, Tensor* out) {
   for (size_t i = 0; i < sizes.size(); ++i) out->sizes[i] = sizes[i];
   return true;
 }
-
-class ThreadCount {  // one pool per process: who holds a program holds its size
- public:
-  static bool acquire(unsigned threads) {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    auto* pool = executorch::extension::threadpool::get_threadpool();
-    if (pool == nullptr || threads == 0) return false;
-    if (pool->get_thread_count() != threads) {
-      if (holders_ > 0 || !pool->_unsafe_reset_threadpool(threads)) return false;
-    }
-    ++holders_;
-    return true;
-  }
-  static void release() {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    --holders_;
-  }
-
- private:
-  static inline std::mutex mutex_;
-  static inline int holders_ = 0;
-};
 
 class ExecuTorchProgram final : public Program {
  public:

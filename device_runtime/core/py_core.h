@@ -73,8 +73,8 @@ class PyCore {
   }
 
   nb::object adapter(nb::handle self) {
-    return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<1>>(local_.chain().adapter(),
-                                                               {static_cast<size_t>(local_.chain().parameters())}, self));
+    return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<1>>(
+        local_.chain().adapter(), {static_cast<size_t>(local_.chain().parameters())}, self));
   }
 
   void set_scale(std::optional<Floats> scale) {
@@ -187,7 +187,8 @@ class PyCore {
   void finish(zo_status status) const {
     if (status == ZO_OK) return;
     const bool by_program = status == ZO_PROGRAM_FAILED || status == ZO_PROGRAM_MISMATCH;
-    raise_core_error(status, by_program && local_.message().empty() ? local_.program().last_message() : local_.message());
+    raise_core_error(status,
+                     by_program && local_.message().empty() ? local_.program().last_message() : local_.message());
   }
 
   std::vector<Batch> view(const std::vector<PyBatch*>& batches) const {

@@ -1,7 +1,7 @@
 """Writes toy.pte and toy.json: a two-segment program small enough to commit, for tests that need no torch.
 
-Run it with `python tests/golden/make_toy.py` where torch and executorch are installed. The program follows the
-contract in protos/bundle.proto; its weights are drawn from a fixed seed and mean nothing.
+Run it with `python tests/golden/make_toy.py` where torch and executorch are installed. The program follows
+the contract in protos/bundle.proto; its weights are drawn from a fixed seed and mean nothing.
 """
 
 from __future__ import annotations
