@@ -7,8 +7,9 @@ costs alignment only and brings no bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +64,11 @@ def unrounded(direction: Direction, tensor: LayoutTensor) -> NDArray[np.float64]
     scale: NDArray[np.float64] = np.ones(tensor.count)
     if direction.scale is not None:
         scale = direction.scale[tensor.span].astype(np.float64)
-    magnitude = direction.isotropic_scale * scale
+    with np.errstate(over="ignore", invalid="ignore"):  # checked by grid_units
+        magnitude = direction.isotropic_scale * scale
     z = np.where(signs(direction.seed, tensor.offset, tensor.count) > 0, magnitude, -magnitude)
     for guide in direction.guides:
-        with np.errstate(over="ignore", invalid="ignore"):  # checked by grid_units
+        with np.errstate(over="ignore", invalid="ignore"):  # the same
             z = z + guide.coefficient * guide.values[tensor.span].astype(np.float64)
     return z
 
@@ -147,27 +149,30 @@ def check(direction: Direction, layout: Layout, epsilon: float) -> None:
     refuses the task.
     """
     error, norm = squared_norms(direction, layout, epsilon)
-    if error <= MAX_SQUARED_ERROR * norm:
-        return
-    doublings = doublings_needed(direction, layout, epsilon)
+    if error > MAX_SQUARED_ERROR * norm:
+        refuse_below_grid(lambda larger: squared_norms(direction, layout, larger), epsilon)
+
+
+def refuse_below_grid(squared_norms_at: Callable[[float], tuple[float, float]], epsilon: float) -> NoReturn:
+    """Raise BelowGrid with what would do; `squared_norms_at` answers the two sums for another epsilon."""
+    doublings = doublings_needed(squared_norms_at, epsilon)
     if doublings is None:
         message = "rounding changes the direction by over 2 % at every epsilon in range: flatten its guide"
         raise BelowGrid(message, None, None)
     enough = math.ldexp(epsilon, doublings)
-    advice = f"use epsilon {enough:g}, or grid exponents higher by {doublings}"
+    advice = f"use epsilon {enough!r}, or grid exponents higher by {doublings}"
     raise BelowGrid(f"rounding changes the direction by over 2 %: {advice}", enough, doublings)
 
 
-def doublings_needed(direction: Direction, layout: Layout, epsilon: float) -> int | None:
-    """Return the smallest d >= 0 for which epsilon * 2^d passes the check, or None when none does within the
-    range.
+def doublings_needed(squared_norms_at: Callable[[float], tuple[float, float]], epsilon: float) -> int | None:
+    """Return the smallest d >= 0 for which epsilon * 2^d passes the check, or None when none does in range.
 
     Raising every exponent by d rounds exactly as epsilon * 2^d does, so the answer serves for both.
     """
     doublings = 0
     while True:
         try:
-            error, norm = squared_norms(direction, layout, math.ldexp(epsilon, doublings))
+            error, norm = squared_norms_at(math.ldexp(epsilon, doublings))
         except (OutOfRange, OverflowError):
             return None
         if error <= MAX_SQUARED_ERROR * norm:
