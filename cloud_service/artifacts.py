@@ -58,7 +58,9 @@ class Artifacts:
         try:
             return self.path(sha256_hex).stat().st_size
         except OSError:
-            raise ArtifactError(f"artifact {sha256_hex} is not in {self.folder}: restore the data folder") from None
+            raise ArtifactError(
+                f"artifact {sha256_hex} is not in {self.folder}: restore the data folder"
+            ) from None
 
     def put(self, data: bytes) -> str:
         """Stores bytes and returns their SHA-256 in hex; on disk (fsync, rename, fsync) when this returns."""
@@ -103,9 +105,13 @@ class Artifacts:
         try:
             data = self.path(sha256_hex).read_bytes()
         except OSError:
-            raise ArtifactError(f"artifact {sha256_hex} is not in {self.folder}: restore the data folder") from None
+            raise ArtifactError(
+                f"artifact {sha256_hex} is not in {self.folder}: restore the data folder"
+            ) from None
         if hashlib.sha256(data).hexdigest() != sha256_hex:
-            raise ArtifactError(f"artifact {sha256_hex} in {self.folder} was altered: restore the data folder")
+            raise ArtifactError(
+                f"artifact {sha256_hex} in {self.folder} was altered: restore the data folder"
+            )
         return data
 
     def remove(self, sha256_hex: str) -> None:

@@ -16,24 +16,58 @@ from device_runtime.errors import OptionError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `cooperllm serve`."""
     parser.add_argument("--job", type=Path, required=True, metavar="FILE", help="the job's settings (TOML)")
-    parser.add_argument("--data-dir", type=Path, default=Path("cooperllm-data"), metavar="DIR",
-                        help="keeps artifacts, the SQLite file and the operator token (default: %(default)s)")
-    parser.add_argument("--database", default="", metavar="URL",
-                        help="postgresql+psycopg://… or sqlite:///FILE (default: SQLite in --data-dir)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=_port, default=9090, metavar="N", help="for devices; 0: any (default: 9090)")
-    parser.add_argument("--http-port", type=_port, default=8080, metavar="N",
-                        help="for artifacts and operators; 0: any (default: 8080)")
-    parser.add_argument("--artifacts-url", default="", metavar="URL",
-                        help="how devices reach the HTTP side, when not by this machine's own name")
-    parser.add_argument("--operator-token-file", type=Path, metavar="FILE",
-                        help="token of operators (default: one is made and kept in --data-dir)")
-    parser.add_argument("--enrollment-token-file", type=Path, metavar="FILE",
-                        help="token that devices must give to enroll (default: none)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("cooperllm-data"),
+        metavar="DIR",
+        help="keeps artifacts, the SQLite file and the operator token (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--database",
+        default="",
+        metavar="URL",
+        help="postgresql+psycopg://… or sqlite:///FILE (default: SQLite in --data-dir)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc-port", type=_port, default=9090, metavar="N", help="for devices; 0: any (default: 9090)"
+    )
+    parser.add_argument(
+        "--http-port",
+        type=_port,
+        default=8080,
+        metavar="N",
+        help="for artifacts and operators; 0: any (default: 8080)",
+    )
+    parser.add_argument(
+        "--artifacts-url",
+        default="",
+        metavar="URL",
+        help="how devices reach the HTTP side, when not by this machine's own name",
+    )
+    parser.add_argument(
+        "--operator-token-file",
+        type=Path,
+        metavar="FILE",
+        help="token of operators (default: one is made and kept in --data-dir)",
+    )
+    parser.add_argument(
+        "--enrollment-token-file",
+        type=Path,
+        metavar="FILE",
+        help="token that devices must give to enroll (default: none)",
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="private key, PEM")
-    parser.add_argument("--format", choices=("text", "json"), default="text",
-                        help="how the one line that says where it listens is written")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how the one line that says where it listens is written",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,22 +80,47 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="cooperllm: %(message)s")
     job = read_job(options.job)
     bundle = Bundle.open(job.bundle)
-    service = Service(job, bundle, public_side(job, bundle), ServeOptions(
-        data_dir=options.data_dir, database=options.database, host=options.host, grpc_port=options.grpc_port,
-        http_port=options.http_port, artifacts_url=options.artifacts_url,
-        operator_token=_read_token(options.operator_token_file),
-        enrollment_token=_read_token(options.enrollment_token_file),
-        tls_key=options.tls_key, tls_cert=options.tls_cert))
+    service = Service(
+        job,
+        bundle,
+        public_side(job, bundle),
+        ServeOptions(
+            data_dir=options.data_dir,
+            database=options.database,
+            host=options.host,
+            grpc_port=options.grpc_port,
+            http_port=options.http_port,
+            artifacts_url=options.artifacts_url,
+            operator_token=_read_token(options.operator_token_file),
+            enrollment_token=_read_token(options.enrollment_token_file),
+            tls_key=options.tls_key,
+            tls_cert=options.tls_cert,
+        ),
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.request_stop())
     where = service.start()
     if options.format == "json":
-        print(json.dumps({"event": "ready", "grpc": where.grpc, "http": where.http, "pid": os.getpid(),
-                          "operator_token_file": where.operator_token_file, "job": job.name}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "event": "ready",
+                    "grpc": where.grpc,
+                    "http": where.http,
+                    "pid": os.getpid(),
+                    "operator_token_file": where.operator_token_file,
+                    "job": job.name,
+                }
+            ),
+            flush=True,
+        )
     else:
         token = where.operator_token_file or options.operator_token_file
-        print(f"job {job.name!r}: devices at {where.grpc}, HTTP at {where.http}, operator token in {token}; "
-              "Ctrl-C stops", flush=True)
+        print(
+            f"job {job.name!r}: devices at {where.grpc}, HTTP at {where.http}, operator token in {token}; "
+            "Ctrl-C stops",
+            flush=True,
+        )
     try:
         service.wait()
     finally:

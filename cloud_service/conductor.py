@@ -40,7 +40,11 @@ class Conductor:
     """The one who moves a job on. `segments` counts the program's segments with the head; one thread calls `step`."""
 
     def __init__(
-        self, federation: Federation, preparation: Preparation, bundle_adapter: Float32, segments: int,
+        self,
+        federation: Federation,
+        preparation: Preparation,
+        bundle_adapter: Float32,
+        segments: int,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.federation = federation
@@ -142,8 +146,11 @@ class Conductor:
             return False
         everybody = [row.client_id for row in candidates]
         state = self._state(newest)
-        cohort = tuple(sorted(everybody)) if last else rounds.sample_cohort(
-            everybody, self.job.cohort_size, self.job.seed, number)
+        cohort = (
+            tuple(sorted(everybody))
+            if last
+            else rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
+        )
         plan_sha256 = ""
         if not last:
             if self.preparation.guides(number) is None:
@@ -167,18 +174,37 @@ class Conductor:
         with self.store.transaction() as connection:
             scale_sha256 = connection.execute(sa.select(jobs.c.scale_sha256)).scalar_one()
         return RoundSettings(
-            estimator=job.estimator, directions=job.directions, directions_per_task=job.directions_per_task,
-            batch_examples=job.batch_examples, epsilon=job.epsilon, learning_rate=job.learning_rate, rounds=job.rounds,
-            momentum=job.momentum, guide_weight=job.guide_weight, isotropic_fraction=job.isotropic_fraction,
-            paper_form=job.paper_form, active_segments=self._active, scale_sha256=bytes.fromhex(scale_sha256),
-            local_steps=job.local_steps, local_learning_rate=job.local_learning_rate, seed=job.seed,
-            scalar_clip=job.scalar_clip, scalar_noise_std=job.scalar_noise_std)
+            estimator=job.estimator,
+            directions=job.directions,
+            directions_per_task=job.directions_per_task,
+            batch_examples=job.batch_examples,
+            epsilon=job.epsilon,
+            learning_rate=job.learning_rate,
+            rounds=job.rounds,
+            momentum=job.momentum,
+            guide_weight=job.guide_weight,
+            isotropic_fraction=job.isotropic_fraction,
+            paper_form=job.paper_form,
+            active_segments=self._active,
+            scale_sha256=bytes.fromhex(scale_sha256),
+            local_steps=job.local_steps,
+            local_learning_rate=job.local_learning_rate,
+            seed=job.seed,
+            scalar_clip=job.scalar_clip,
+            scalar_noise_std=job.scalar_noise_std,
+        )
 
     def _commit_opening(self, number: int, plan_sha256: str, cohort: tuple[str, ...]) -> None:
         times = self.federation.times
         with self.store.transaction() as connection:
-            connection.execute(sa.insert(round_rows).values(
-                number=number, status="open", plan_sha256=plan_sha256, opened_ms=self.federation.clock_ms()))
+            connection.execute(
+                sa.insert(round_rows).values(
+                    number=number,
+                    status="open",
+                    plan_sha256=plan_sha256,
+                    opened_ms=self.federation.clock_ms(),
+                )
+            )
             if plan_sha256:
                 leases.offer(connection, number, "directions", cohort, times)
             if self._evaluates(number):
@@ -209,8 +235,12 @@ class Conductor:
             prune(connection, self.artifacts, after.version)
 
     def _reports(self, number: int) -> tuple[list[ClientReport], str]:
-        query = sa.select(reports).join(tasks, tasks.c.task_id == reports.c.task_id).where(
-            reports.c.round == number, tasks.c.kind == "directions").order_by(reports.c.client_id)
+        query = (
+            sa.select(reports)
+            .join(tasks, tasks.c.task_id == reports.c.task_id)
+            .where(reports.c.round == number, tasks.c.kind == "directions")
+            .order_by(reports.c.client_id)
+        )
         found: list[ClientReport] = []
         refusals = ""
         with self.store.transaction() as connection:
@@ -222,14 +252,24 @@ class Conductor:
                     refusals = f"{pb.ReportStatus.Name(body.status)} {body.detail}"
         return found, refusals
 
-    def _commit_closing(self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None) -> None:
+    def _commit_closing(
+        self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None
+    ) -> None:
         traffic = self.federation.metrics.take_traffic()
         with self.store.transaction() as connection:
             leases.close(connection, out.number)
-            connection.execute(sa.update(round_rows).where(round_rows.c.number == out.number).values(
-                status="closed", diagnostics=json.dumps(diagnostics), closed_ms=self.federation.clock_ms()))
-            connection.execute(sa.insert(metric_rows).values(
-                round=out.number, client_id="", name="traffic", value=json.dumps(traffic)))
+            connection.execute(
+                sa.update(round_rows)
+                .where(round_rows.c.number == out.number)
+                .values(
+                    status="closed", diagnostics=json.dumps(diagnostics), closed_ms=self.federation.clock_ms()
+                )
+            )
+            connection.execute(
+                sa.insert(metric_rows).values(
+                    round=out.number, client_id="", name="traffic", value=json.dumps(traffic)
+                )
+            )
             if version is not None:
                 connection.execute(sa.insert(versions).values(**version))
         if version is not None:
@@ -238,7 +278,10 @@ class Conductor:
     def _fail(self, out: Row[Any], detail: str) -> None:
         with self.store.transaction() as connection:
             leases.close(connection, out.number)
-            connection.execute(sa.update(round_rows).where(round_rows.c.number == out.number).values(
-                status="closed", closed_ms=self.federation.clock_ms()))
+            connection.execute(
+                sa.update(round_rows)
+                .where(round_rows.c.number == out.number)
+                .values(status="closed", closed_ms=self.federation.clock_ms())
+            )
             connection.execute(sa.update(jobs).values(status="failed", detail=detail))
         _LOG.error("the job has failed: %s", detail)

@@ -58,10 +58,14 @@ class Federation:
         client_id = wire.check_enroll(request, self.enrollment_token)
         with self.store.transaction() as connection:
             if one(connection, clients, clients.c.client_id == client_id) is None:
-                connection.execute(sa.insert(clients).values(
-                    client_id=client_id, public_key=request.public_key, device_name=request.device_name))
+                connection.execute(
+                    sa.insert(clients).values(
+                        client_id=client_id, public_key=request.public_key, device_name=request.device_name
+                    )
+                )
         return pb.EnrollReply(
-            client_id=client_id, protocol_version=wire.PROTOCOL_VERSION, artifacts_url=self.artifacts_url)
+            client_id=client_id, protocol_version=wire.PROTOCOL_VERSION, artifacts_url=self.artifacts_url
+        )
 
     def public_key(self, client_id: str) -> bytes:
         """The key that a client enrolled with."""
@@ -77,7 +81,8 @@ class Federation:
         with self.store.transaction() as connection:
             known = one(connection, clients, clients.c.client_id == client_id)
             connection.execute(
-                sa.update(clients).where(clients.c.client_id == client_id).values(**self._facts(request)))
+                sa.update(clients).where(clients.c.client_id == client_id).values(**self._facts(request))
+            )
             client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
             reply = self._answer(connection, client)
         if known is not None and (not known.checked_in or known.missed):
@@ -87,10 +92,15 @@ class Federation:
     def _facts(self, request: pb.CheckInRequest) -> dict[str, Any]:
         budget = request.budget
         return {
-            "checked_in": True, "missed": False, "adapter_version": request.adapter_version,
-            "adapter_sha256": request.adapter_sha256.hex(), "max_scalars": budget.max_scalars_per_round,
-            "max_head_scalars": budget.max_head_scalars_per_round, "min_batch_examples": budget.min_batch_examples,
-            "train_examples": request.train_examples, "download_bytes_per_s": request.download_bytes_per_s,
+            "checked_in": True,
+            "missed": False,
+            "adapter_version": request.adapter_version,
+            "adapter_sha256": request.adapter_sha256.hex(),
+            "max_scalars": budget.max_scalars_per_round,
+            "max_head_scalars": budget.max_head_scalars_per_round,
+            "min_batch_examples": budget.min_batch_examples,
+            "train_examples": request.train_examples,
+            "download_bytes_per_s": request.download_bytes_per_s,
             "last_seen_ms": self.clock_ms(),
         }
 
@@ -112,8 +122,12 @@ class Federation:
                 return self._retry()
             lease, plan_sha256 = taken
         task = pb.Task(
-            task_id=lease.task_id, round=out.number, lease_remaining_ms=max(1, lease.remaining_ms),
-            bundle_sha256=bytes.fromhex(self.bundle_sha256), update=self.chain.update(connection, client, target))
+            task_id=lease.task_id,
+            round=out.number,
+            lease_remaining_ms=max(1, lease.remaining_ms),
+            bundle_sha256=bytes.fromhex(self.bundle_sha256),
+            update=self.chain.update(connection, client, target),
+        )
         if lease.kind == "evaluate":
             task.evaluate.SetInParent()
         else:
@@ -124,7 +138,9 @@ class Federation:
             task.directions.CopyFrom(messages.directions_task(plan, asked, self.layout, size_bytes))
         return pb.CheckInReply(task=task)
 
-    def _take_over(self, connection: Connection, out: Row[Any], client: Row[Any]) -> tuple[Row[Any], str] | None:
+    def _take_over(
+        self, connection: Connection, out: Row[Any], client: Row[Any]
+    ) -> tuple[Row[Any], str] | None:
         """Gives an expired task of another client to this one: the plan grows by a member, in this transaction."""
         expired = leases.takeover(connection, out.number, client.client_id)
         newcomer = member(client)
@@ -133,14 +149,17 @@ class Federation:
         plan, _ = rounds.refill(self._plan(out.plan_sha256), newcomer, self.layout)
         name = self.artifacts.put(plan.to_bytes())
         connection.execute(
-            sa.update(round_rows).where(round_rows.c.number == out.number).values(plan_sha256=name))
+            sa.update(round_rows).where(round_rows.c.number == out.number).values(plan_sha256=name)
+        )
         return leases.replace(connection, expired, client.client_id, self.times), name
 
     def _plan(self, name: str) -> RoundPlan:
         return RoundPlan.from_bytes(self.artifacts.get(name))
 
     def _retry(self) -> pb.CheckInReply:
-        return pb.CheckInReply(retry=pb.RetryWindow(min_ms=self.job.retry_min_ms, max_ms=self.job.retry_max_ms))
+        return pb.CheckInReply(
+            retry=pb.RetryWindow(min_ms=self.job.retry_min_ms, max_ms=self.job.retry_max_ms)
+        )
 
     def stream_guides(self, client_id: str, request: pb.StreamGuidesRequest) -> Iterator[pb.GuideChunk]:
         """The chunks of a task's guides; the checks are made before the first is asked for."""
@@ -169,9 +188,17 @@ class Federation:
             self._check_result(connection, lease, client_id, report)
             accepted = report.status == pb.REPORT_STATUS_OK
             leases.finish(connection, lease, report.status == pb.REPORT_STATUS_BAD_ARTIFACT, accepted)
-            connection.execute(sa.insert(reports).values(
-                client_id=client_id, report_id=report.report_id, task_id=report.task_id, round=lease.round,
-                status=report.status, body=report.SerializeToString(), received_ms=self.clock_ms()))
+            connection.execute(
+                sa.insert(reports).values(
+                    client_id=client_id,
+                    report_id=report.report_id,
+                    task_id=report.task_id,
+                    round=lease.round,
+                    status=report.status,
+                    body=report.SerializeToString(),
+                    received_ms=self.clock_ms(),
+                )
+            )
         self.metrics.reports.labels(pb.ReportStatus.Name(report.status)).inc()
         self.wake()
         return pb.Ack()
@@ -179,11 +206,15 @@ class Federation:
     @staticmethod
     def _check_lease(lease: Row[Any] | None) -> None:
         if lease is None or lease.status in ("reported", "refused"):
-            raise wire.WireError("NOT_FOUND", "this task is unknown or was reported: drop the report, check in again")
+            raise wire.WireError(
+                "NOT_FOUND", "this task is unknown or was reported: drop the report, check in again"
+            )
         if lease.status in ("replaced", "closed"):
             raise wire.WireError("DEADLINE_EXCEEDED", "the lease expired: drop the report and check in again")
 
-    def _check_result(self, connection: Connection, lease: Row[Any], client_id: str, report: pb.Report) -> None:
+    def _check_result(
+        self, connection: Connection, lease: Row[Any], client_id: str, report: pb.Report
+    ) -> None:
         target = latest_version(connection)
         out = open_round(connection)
         if target is None or out is None or out.number != lease.round:
@@ -203,7 +234,8 @@ class Federation:
 def member(row: Row[Any]) -> CohortMember:
     """A client's row as a candidate for a cohort."""
     return CohortMember(
-        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples)
+        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples
+    )
 
 
 def may_join(job: Job, candidate: CohortMember) -> bool:

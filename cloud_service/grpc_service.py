@@ -34,9 +34,13 @@ class GrpcService:
         self._federation = callers.federation
         self._failed = failed
         self._server = grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=_OPTIONS,
-            maximum_concurrent_rpcs=_MOST_CALLS)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=_MOST_CALLS,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),)
+        )
 
     def listen(self, host: str, port: int, tls: tuple[bytes, bytes] | None) -> int:
         """Opens the port (0: any free one) and answers its number. `tls` is (key, certificate chain), both PEM.
@@ -48,9 +52,10 @@ class GrpcService:
             if tls is None:
                 return int(self._server.add_insecure_port(address))
             return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([tls])))
-        except RuntimeError:
+        except RuntimeError:  # taken since serve looked
             raise PortInUse(
-                f"cannot listen on {address}: stop the process that does, or choose another --grpc-port") from None
+                f"cannot listen on {address}: stop the process that does, or choose another --grpc-port"
+            ) from None
 
     def start(self) -> None:
         """Begins to answer."""
@@ -104,7 +109,7 @@ class GrpcService:
         self._count("StreamGuides", "OK")
 
     def _caller(self, method: str, data: bytes, context: grpc.ServicerContext) -> str:
-        metadata = {str(item.key): str(item.value) for item in context.invocation_metadata()}
+        metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         path = f"/{_SERVICE}/{method}"
         return self._callers.device(metadata, lambda time_ms: wire.signed_call(path, time_ms, data))
 

@@ -1,18 +1,18 @@
 """The HTTP side: artifacts for devices, and jobs, rounds, versions and metrics for operators.
 
-    GET /v1/artifacts/{sha256}   device signature or operator token; Range allowed
-    GET /v1/jobs                 operator: the job, its settings and where it stands
-    GET /v1/rounds[/{number}]    operator: rounds; one with its diagnostics, evaluations, bytes by kind and spans
-    GET /v1/versions             operator: adapter versions and the artifacts that hold them
-    GET /metrics                 operator: Prometheus' text form
-    GET /healthz                 anybody: the process answers
-    GET /readyz                  anybody: 200 while the job can give work to devices, else 503
+GET /v1/artifacts/{sha256}   device signature or operator token; Range allowed
+GET /v1/jobs                 operator: the job, its settings and where it stands
+GET /v1/rounds[/{number}]    operator: rounds; one with its diagnostics, evaluations, bytes by kind and spans
+GET /v1/versions             operator: adapter versions and the artifacts that hold them
+GET /metrics                 operator: Prometheus' text form
+GET /healthz                 anybody: the process answers
+GET /readyz                  anybody: 200 while the job can give work to devices, else 503
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
@@ -97,12 +97,13 @@ def _add_artifacts(app: FastAPI, callers: Callers) -> None:
             path = request.url.path
             callers.device(request.headers, lambda time_ms: wire.signed_get(path, time_ms))
 
-    @app.get("/v1/artifacts/{sha256}")
-    def artifact(sha256: str, _: Annotated[None, Depends(caller)]) -> Response:
+    @app.get("/v1/artifacts/{sha256}", dependencies=[Depends(caller)])
+    def artifact(sha256: str) -> Response:
         if not wire.is_sha256_hex(sha256) or not federation.artifacts.has(sha256):
             raise HTTPException(404, "there is no artifact of this hash")
         return _CountedFile(
-            federation.artifacts.path(sha256), lambda size: federation.metrics.moved("artifacts", size))
+            federation.artifacts.path(sha256), lambda size: federation.metrics.moved("artifacts", size)
+        )
 
 
 class _CountedFile(FileResponse):

@@ -66,13 +66,13 @@ class Job:
     """
 
     name: str
-    bundle: str                      # folder of the bundle
-    public: str = ""                 # file of labelled public examples; needed by zgr, scale and public_fit
-    eval: str = ""                   # file of labelled examples that the cloud scores each evaluated version with
+    bundle: str  # folder of the bundle
+    public: str = ""  # file of labelled public examples; needed by zgr, scale and public_fit
+    eval: str = ""  # file of labelled examples that the cloud scores each evaluated version with
     rounds: int = 50
     cohort_size: int = 8
-    min_clients: int = 0             # round 0 waits for so many; 0: cohort_size
-    min_reports: int = 1             # a round never closes with fewer
+    min_clients: int = 0  # round 0 waits for so many; 0: cohort_size
+    min_reports: int = 1  # a round never closes with fewer
     estimator: str = "zgr"
     directions: str = "per_device"
     directions_per_task: int = 16
@@ -86,14 +86,14 @@ class Job:
     active_segments: str | tuple[int, ...] = "all"
     scale: str = "public"
     start: str = "public_fit"
-    local_steps: int = 1             # batches in one task
+    local_steps: int = 1  # batches in one task
     local_learning_rate: float = 0.0  # > 0: the device moves its own copy between those batches
     seed: int = 0
     lease_s: float = 600.0
-    refill_wait_s: float = 30.0      # how long an expired lease waits for another client before the round closes
+    refill_wait_s: float = 30.0  # how long an expired lease waits for another client before the round closes
     version_form: str = "auto"
     snapshot_every_rounds: int = 16
-    evaluate_every_rounds: int = 5   # 0: only the last version
+    evaluate_every_rounds: int = 5  # 0: only the last version
     scalar_clip: float = 0.0
     scalar_noise_std: float = 0.0
     retry_min_ms: int = 1_000
@@ -129,7 +129,9 @@ class Job:
             raise OptionError("job: min_clients must be 0 or at least cohort_size")
         for key, chosen in (("estimator", "zgr"), ("scale", "public"), ("start", "public_fit")):
             if getattr(self, key) == chosen and not self.public:
-                raise OptionError(f'job: {key} = "{chosen}" needs public = a file of labelled public examples')
+                raise OptionError(
+                    f'job: {key} = "{chosen}" needs public = a file of labelled public examples'
+                )
 
     @property
     def wanted_clients(self) -> int:
@@ -167,7 +169,9 @@ def _typed(name: str, value: object, annotation: str) -> Any:
         return float(value)
     if annotation == "str" and isinstance(value, str):
         return value
-    kind = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[annotation]
+    kind = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[
+        annotation
+    ]
     raise OptionError(f"job: {name} = {value!r}: use {kind}")
 
 

@@ -40,11 +40,21 @@ def task_id(round_number: int, kind: str, slot: str, attempt: int) -> str:
     return f"{round_number}-{kind[0]}-{slot[:12]}-{attempt}"
 
 
-def offer(connection: Connection, round_number: int, kind: str, slots: Iterable[str], times: LeaseTimes) -> None:
+def offer(
+    connection: Connection, round_number: int, kind: str, slots: Iterable[str], times: LeaseTimes
+) -> None:
     """Writes down one task for each client of a round."""
     rows = [
-        {"task_id": task_id(round_number, kind, slot, 0), "round": round_number, "kind": kind, "slot": slot,
-         "holder": slot, "attempt": 0, "status": "offered", "remaining_ms": times.lease_ms}
+        {
+            "task_id": task_id(round_number, kind, slot, 0),
+            "round": round_number,
+            "kind": kind,
+            "slot": slot,
+            "holder": slot,
+            "attempt": 0,
+            "status": "offered",
+            "remaining_ms": times.lease_ms,
+        }
         for slot in slots
     ]
     if rows:
@@ -69,17 +79,20 @@ def take(connection: Connection, round_number: int, client_id: str, times: Lease
 def takeover(connection: Connection, round_number: int, client_id: str) -> Row[Any] | None:
     """An expired task of somebody else that this client, which has none in the round, may take over; or None."""
     own = sa.select(tasks.c.task_id).where(
-        tasks.c.round == round_number, tasks.c.holder == client_id, tasks.c.kind == "directions")
+        tasks.c.round == round_number, tasks.c.holder == client_id, tasks.c.kind == "directions"
+    )
     if connection.execute(own.limit(1)).first() is not None:
         return None
     free = sa.select(tasks).where(
-        tasks.c.round == round_number, tasks.c.kind == "directions", tasks.c.status == "expired")
+        tasks.c.round == round_number, tasks.c.kind == "directions", tasks.c.status == "expired"
+    )
     return connection.execute(free.order_by(tasks.c.slot).limit(1)).first()
 
 
 def _lease(connection: Connection, name: str, times: LeaseTimes) -> Row[Any]:
     connection.execute(
-        sa.update(tasks).where(tasks.c.task_id == name).values(status="leased", remaining_ms=times.lease_ms))
+        sa.update(tasks).where(tasks.c.task_id == name).values(status="leased", remaining_ms=times.lease_ms)
+    )
     return connection.execute(sa.select(tasks).where(tasks.c.task_id == name)).one()
 
 
@@ -88,9 +101,18 @@ def replace(connection: Connection, row: Row[Any], client_id: str, times: LeaseT
     connection.execute(sa.update(tasks).where(tasks.c.task_id == row.task_id).values(status="replaced"))
     attempt = row.attempt + 1
     name = task_id(row.round, row.kind, row.slot, attempt)
-    connection.execute(sa.insert(tasks).values(
-        task_id=name, round=row.round, kind=row.kind, slot=row.slot, holder=client_id, attempt=attempt,
-        status="leased", remaining_ms=times.lease_ms))
+    connection.execute(
+        sa.insert(tasks).values(
+            task_id=name,
+            round=row.round,
+            kind=row.kind,
+            slot=row.slot,
+            holder=client_id,
+            attempt=attempt,
+            status="leased",
+            remaining_ms=times.lease_ms,
+        )
+    )
     return connection.execute(sa.select(tasks).where(tasks.c.task_id == name)).one()
 
 
@@ -102,7 +124,8 @@ def tick(connection: Connection, round_number: int, elapsed_ms: int) -> int:
     here = tasks.c.round == round_number
     unfinished = tasks.c.status.in_((*RUNNING, "expired"))
     connection.execute(
-        sa.update(tasks).where(here, unfinished).values(remaining_ms=tasks.c.remaining_ms - elapsed_ms))
+        sa.update(tasks).where(here, unfinished).values(remaining_ms=tasks.c.remaining_ms - elapsed_ms)
+    )
     over = sa.and_(here, tasks.c.status.in_(RUNNING), tasks.c.remaining_ms <= 0)
     holders = list(connection.execute(sa.select(tasks.c.holder).where(over).distinct()).scalars())
     if holders:
@@ -126,9 +149,14 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
     A round of evaluations alone needs no minimum. When every direction task was refused it is complete as well: the
     caller finds no report and stops the job.
     """
-    rows = connection.execute(sa.select(tasks).where(tasks.c.round == round_number, tasks.c.status != "replaced")).all()
-    awaited = [row for row in rows if row.status in RUNNING
-               or (row.status == "expired" and row.remaining_ms > -times.refill_wait_ms)]
+    rows = connection.execute(
+        sa.select(tasks).where(tasks.c.round == round_number, tasks.c.status != "replaced")
+    ).all()
+    awaited = [
+        row
+        for row in rows
+        if row.status in RUNNING or (row.status == "expired" and row.remaining_ms > -times.refill_wait_ms)
+    ]
     if awaited:
         return False
     directions = [row for row in rows if row.kind == "directions"]
@@ -141,5 +169,7 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
 def close(connection: Connection, round_number: int) -> None:
     """Ends what is unfinished: a report that still comes for it is too late."""
     connection.execute(
-        sa.update(tasks).where(tasks.c.round == round_number, tasks.c.status.in_((*RUNNING, "expired")))
-        .values(status="closed"))
+        sa.update(tasks)
+        .where(tasks.c.round == round_number, tasks.c.status.in_((*RUNNING, "expired")))
+        .values(status="closed")
+    )

@@ -20,8 +20,12 @@ def guide_terms(terms: Iterable[GuideTerm]) -> list[pb.GuideTerm]:
 def directions(items: Iterable[Direction]) -> list[pb.Direction]:
     """Directions as messages; their active segments are the task's."""
     return [
-        pb.Direction(seed=item.seed, count=item.count, isotropic_scale=item.isotropic_scale,
-                     guides=guide_terms(item.guides))
+        pb.Direction(
+            seed=item.seed,
+            count=item.count,
+            isotropic_scale=item.isotropic_scale,
+            guides=guide_terms(item.guides),
+        )
         for item in items
     ]
 
@@ -29,9 +33,14 @@ def directions(items: Iterable[Direction]) -> list[pb.Direction]:
 def record_message(record: Record) -> pb.Record:
     """A version's record as it is stored and sent."""
     return pb.Record(
-        epsilon=record.epsilon, scale_sha256=record.scale_sha256, update_seed=record.update_seed,
-        active_segments=record.active_segments, directions=directions(record.directions),
-        coefficients=record.coefficients, guides=guide_terms(record.guides))
+        epsilon=record.epsilon,
+        scale_sha256=record.scale_sha256,
+        update_seed=record.update_seed,
+        active_segments=record.active_segments,
+        directions=directions(record.directions),
+        coefficients=record.coefficients,
+        guides=guide_terms(record.guides),
+    )
 
 
 def named_guides(task: ClientTask) -> set[bytes]:
@@ -44,7 +53,9 @@ def plan_guides(plan: RoundPlan) -> tuple[Guide, ...]:
     return () if plan.guides.gradient is None else (plan.guides.gradient,)
 
 
-def directions_task(plan: RoundPlan, task: ClientTask, layout: Layout, scale_size_bytes: int) -> pb.DirectionsTask:
+def directions_task(
+    plan: RoundPlan, task: ClientTask, layout: Layout, scale_size_bytes: int
+) -> pb.DirectionsTask:
     """What one client is asked to measure."""
     settings = plan.settings
     guides = [
@@ -52,15 +63,25 @@ def directions_task(plan: RoundPlan, task: ClientTask, layout: Layout, scale_siz
         for guide in task_guides(plan, task)
     ]
     steps = [
-        pb.Step(batch_seed=step.batch_seed, batch_examples=step.batch_examples,
-                directions=directions(step.directions),
-                local_learning_rate=step.local_learning_rate, update_seed=step.update_seed)
+        pb.Step(
+            batch_seed=step.batch_seed,
+            batch_examples=step.batch_examples,
+            directions=directions(step.directions),
+            local_learning_rate=step.local_learning_rate,
+            update_seed=step.update_seed,
+        )
         for step in task.steps
     ]
     form = pb.ScalarForm(clip=settings.scalar_clip, noise_std=settings.scalar_noise_std)
     return pb.DirectionsTask(
-        epsilon=settings.epsilon, scale_sha256=settings.scale_sha256, scale_size_bytes=scale_size_bytes,
-        active_segments=settings.active_segments, guides=guides, steps=steps, scalar_form=form)
+        epsilon=settings.epsilon,
+        scale_sha256=settings.scale_sha256,
+        scale_size_bytes=scale_size_bytes,
+        active_segments=settings.active_segments,
+        guides=guides,
+        steps=steps,
+        scalar_form=form,
+    )
 
 
 def task_guides(plan: RoundPlan, task: ClientTask) -> list[Guide]:
@@ -96,6 +117,13 @@ def guide_chunks(guides: Sequence[Guide], layout: Layout, first_chunk: int) -> I
             digest = hashlib.sha256(encoded).digest()
             known = (segment, guide.sha256)
         yield pb.GuideChunk(
-            index=index, total=len(pieces), guide_sha256=guide.sha256, segment=segment,
-            encoding=pb.GUIDE_ENCODING_FLOAT32, offset_bytes=offset, segment_size_bytes=len(encoded),
-            segment_sha256=digest, data=encoded[offset : offset + CHUNK_BYTES])
+            index=index,
+            total=len(pieces),
+            guide_sha256=guide.sha256,
+            segment=segment,
+            encoding=pb.GUIDE_ENCODING_FLOAT32,
+            offset_bytes=offset,
+            segment_size_bytes=len(encoded),
+            segment_sha256=digest,
+            data=encoded[offset : offset + CHUNK_BYTES],
+        )

@@ -14,16 +14,26 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "cooperllm_requests", "Calls of devices and operators, by method and status.", ["method", "status"],
-            registry=self.registry)
+            "cooperllm_requests",
+            "Calls of devices and operators, by method and status.",
+            ["method", "status"],
+            registry=self.registry,
+        )
         self.traffic_bytes = Counter(
-            "cooperllm_traffic_bytes", "Payload bytes, by kind; reports and check_in_requests come in, the rest go out.",
-            ["kind"], registry=self.registry)
+            "cooperllm_traffic_bytes",
+            "Payload bytes, by kind; reports and check_in_requests come in, the rest go out.",
+            ["kind"],
+            registry=self.registry,
+        )
         self.round = Gauge("cooperllm_round", "Number of the round that is out.", registry=self.registry)
         self.version = Gauge("cooperllm_adapter_version", "Newest adapter version.", registry=self.registry)
-        self.reports = Counter("cooperllm_reports", "Accepted reports, by status.", ["status"], registry=self.registry)
+        self.reports = Counter(
+            "cooperllm_reports", "Accepted reports, by status.", ["status"], registry=self.registry
+        )
         self.expired = Counter("cooperllm_leases_expired", "Leases that ran out.", registry=self.registry)
-        self.guides_s = Gauge("cooperllm_guides_seconds", "Time that the last guides took.", registry=self.registry)
+        self.guides_s = Gauge(
+            "cooperllm_guides_seconds", "Time that the last guides took.", registry=self.registry
+        )
         self._tally: Tally[str] = Tally()
         self._lock = threading.Lock()
 

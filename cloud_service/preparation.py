@@ -70,7 +70,9 @@ class Preparation:
         adapter = np.asarray(self.public.start(bundle_adapter), dtype=np.float32)
         self.layout.check(adapter)
         scale = self.public.scale(adapter)
-        name = "" if scale is None else self.artifacts.put(save({"scale": np.asarray(scale, dtype=np.float32)}))
+        name = (
+            "" if scale is None else self.artifacts.put(save({"scale": np.asarray(scale, dtype=np.float32)}))
+        )
         row = version_row(self.artifacts, self.layout, None, RoundState(0, adapter), None, keep_whole=True)
         with self.store.transaction() as connection:
             connection.execute(sa.insert(versions).values(**row))
@@ -95,9 +97,18 @@ class Preparation:
             data = guide_bytes(found.gradient, self.layout)
             name = self.artifacts.put(data)
             if name != found.gradient.sha256.hex():
-                raise StoreError(f"guide of round {round_number} does not have the hash that it names: report this")
-            rows.append({"round": round_number, "position": 0, "sha256": name, "size_bytes": len(data),
-                         "segments": json.dumps(list(found.gradient.segments))})
+                raise StoreError(
+                    f"guide of round {round_number} does not have the hash that it names: report this"
+                )
+            rows.append(
+                {
+                    "round": round_number,
+                    "position": 0,
+                    "sha256": name,
+                    "size_bytes": len(data),
+                    "segments": json.dumps(list(found.gradient.segments)),
+                }
+            )
         with self.store.transaction() as connection:
             facts = json.dumps({"norm": found.norm})
             connection.execute(sa.insert(prepared).values(round=round_number, facts=facts))
@@ -135,6 +146,11 @@ class Preparation:
             return
         loss, correct, count = result
         with self.store.transaction() as connection:
-            connection.execute(sa.insert(metrics).values(
-                round=state.version, name="evaluation", client_id="",
-                value=json.dumps({"loss": loss, "correct": correct, "count": count})))
+            connection.execute(
+                sa.insert(metrics).values(
+                    round=state.version,
+                    name="evaluation",
+                    client_id="",
+                    value=json.dumps({"loss": loss, "correct": correct, "count": count}),
+                )
+            )

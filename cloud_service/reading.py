@@ -10,9 +10,20 @@ from google.protobuf.json_format import MessageToDict
 from sqlalchemy.engine import Connection, Row
 
 from cloud_service.federation import Federation, may_join, member
-from cloud_service.store import Store, clients, guides, jobs, latest_version, metrics, one, open_round, reports
+from cloud_service.store import (
+    Store,
+    clients,
+    guides,
+    jobs,
+    latest_version,
+    metrics,
+    one,
+    open_round,
+    reports,
+    tasks,
+    versions,
+)
 from cloud_service.store import rounds as round_rows
-from cloud_service.store import tasks, versions
 from protos import federation_pb2 as pb
 
 
@@ -30,14 +41,23 @@ def all_jobs(federation: Federation) -> list[dict[str, Any]]:
         newest, out = latest_version(connection), open_round(connection)
         known = connection.execute(sa.select(clients).where(clients.c.checked_in)).all()
     usable = [item for item in known if may_join(federation.job, member(item))]
-    return [{
-        "name": row.name, "status": row.status, "detail": row.detail, "bundle_sha256": row.bundle_sha256,
-        "scale_sha256": row.scale_sha256, "settings": json.loads(row.settings),
-        "rounds": federation.job.rounds, "round": None if out is None else out.number,
-        "version": None if newest is None else newest.number,
-        "adapter_sha256": None if newest is None else newest.adapter_sha256,
-        "clients": len(known), "usable_clients": len(usable), "wanted_clients": federation.job.wanted_clients,
-    }]
+    return [
+        {
+            "name": row.name,
+            "status": row.status,
+            "detail": row.detail,
+            "bundle_sha256": row.bundle_sha256,
+            "scale_sha256": row.scale_sha256,
+            "settings": json.loads(row.settings),
+            "rounds": federation.job.rounds,
+            "round": None if out is None else out.number,
+            "version": None if newest is None else newest.number,
+            "adapter_sha256": None if newest is None else newest.adapter_sha256,
+            "clients": len(known),
+            "usable_clients": len(usable),
+            "wanted_clients": federation.job.wanted_clients,
+        }
+    ]
 
 
 def all_rounds(store: Store) -> list[dict[str, Any]]:
@@ -54,53 +74,94 @@ def one_round(store: Store, number: int) -> dict[str, Any] | None:
         if row is None:
             return None
         found = _summary(connection, row)
-        leases = connection.execute(sa.select(tasks).where(tasks.c.round == number).order_by(tasks.c.task_id)).all()
+        leases = connection.execute(
+            sa.select(tasks).where(tasks.c.round == number).order_by(tasks.c.task_id)
+        ).all()
         named = connection.execute(sa.select(guides).where(guides.c.round == number)).all()
         answered = connection.execute(
-            sa.select(reports).where(reports.c.round == number).order_by(reports.c.client_id)).all()
+            sa.select(reports).where(reports.c.round == number).order_by(reports.c.client_id)
+        ).all()
     found["tasks"] = [
-        {"task_id": item.task_id, "kind": item.kind, "slot": item.slot, "holder": item.holder,
-         "status": item.status, "remaining_ms": item.remaining_ms} for item in leases]
-    found["guides"] = [{"sha256": item.sha256, "segments": json.loads(item.segments),
-                        "size_bytes": item.size_bytes} for item in named]
+        {
+            "task_id": item.task_id,
+            "kind": item.kind,
+            "slot": item.slot,
+            "holder": item.holder,
+            "status": item.status,
+            "remaining_ms": item.remaining_ms,
+        }
+        for item in leases
+    ]
+    found["guides"] = [
+        {"sha256": item.sha256, "segments": json.loads(item.segments), "size_bytes": item.size_bytes}
+        for item in named
+    ]
     found["reports"] = [_report(item) for item in answered]
     return found
 
 
 def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
-    values = {item.name: json.loads(item.value) for item in connection.execute(
-        sa.select(metrics).where(metrics.c.round == row.number).order_by(metrics.c.metric_id)).all()}
+    values = {
+        item.name: json.loads(item.value)
+        for item in connection.execute(
+            sa.select(metrics).where(metrics.c.round == row.number).order_by(metrics.c.metric_id)
+        ).all()
+    }
     return {
-        "round": row.number, "status": row.status, "opened_ms": row.opened_ms, "closed_ms": row.closed_ms,
-        "diagnostics": json.loads(row.diagnostics), "traffic_bytes": values.get("traffic", {}),
-        "evaluation": values.get("evaluation"), "device_evaluation": _device_evaluation(connection, row.number),
+        "round": row.number,
+        "status": row.status,
+        "opened_ms": row.opened_ms,
+        "closed_ms": row.closed_ms,
+        "diagnostics": json.loads(row.diagnostics),
+        "traffic_bytes": values.get("traffic", {}),
+        "evaluation": values.get("evaluation"),
+        "device_evaluation": _device_evaluation(connection, row.number),
     }
 
 
 def _device_evaluation(connection: Connection, number: int) -> dict[str, Any] | None:
     """All devices' held-out examples together: mean loss (nats), correct, count."""
-    query = sa.select(reports.c.body).join(tasks, tasks.c.task_id == reports.c.task_id).where(
-        reports.c.round == number, tasks.c.kind == "evaluate", reports.c.status == pb.REPORT_STATUS_OK)
-    found = [pb.Report.FromString(body).evaluation for body in connection.execute(
-        query.order_by(reports.c.client_id)).scalars()]
+    query = (
+        sa.select(reports.c.body)
+        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        .where(reports.c.round == number, tasks.c.kind == "evaluate", reports.c.status == pb.REPORT_STATUS_OK)
+    )
+    found = [
+        pb.Report.FromString(body).evaluation
+        for body in connection.execute(query.order_by(reports.c.client_id)).scalars()
+    ]
     count = sum(item.count for item in found)
     if count == 0:
         return None
     loss = sum(item.loss * item.count for item in found) / count
-    return {"loss": loss, "correct": sum(item.correct for item in found), "count": count, "devices": len(found)}
+    return {
+        "loss": loss,
+        "correct": sum(item.correct for item in found),
+        "count": count,
+        "devices": len(found),
+    }
 
 
 def _report(row: Row[Any]) -> dict[str, Any]:
     body = pb.Report.FromString(row.body)
     found: dict[str, Any] = {
-        "client_id": row.client_id, "task_id": row.task_id, "status": pb.ReportStatus.Name(body.status),
-        "detail": body.detail, "received_ms": row.received_ms, "scalars": len(body.scalars),
-        "adapter_sha256": body.adapter_sha256.hex(), "examples": body.examples,
-        "skipped_examples": body.skipped_examples, "truncated_examples": body.truncated_examples,
-        "downlink_bytes": body.timing.downlink_bytes, "uplink_bytes": body.timing.uplink_bytes,
+        "client_id": row.client_id,
+        "task_id": row.task_id,
+        "status": pb.ReportStatus.Name(body.status),
+        "detail": body.detail,
+        "received_ms": row.received_ms,
+        "scalars": len(body.scalars),
+        "adapter_sha256": body.adapter_sha256.hex(),
+        "examples": body.examples,
+        "skipped_examples": body.skipped_examples,
+        "truncated_examples": body.truncated_examples,
+        "downlink_bytes": body.timing.downlink_bytes,
+        "uplink_bytes": body.timing.uplink_bytes,
         "segment_runs": body.timing.segment_runs,
-        "spans": [{"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms}
-                  for span in body.timing.spans],
+        "spans": [
+            {"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms}
+            for span in body.timing.spans
+        ],
     }
     if body.HasField("evaluation"):
         found["evaluation"] = MessageToDict(body.evaluation, preserving_proto_field_name=True)
@@ -112,8 +173,14 @@ def all_versions(store: Store) -> list[dict[str, Any]]:
     with store.transaction() as connection:
         rows = connection.execute(sa.select(versions).order_by(versions.c.number)).all()
     return [
-        {"version": row.number, "adapter_sha256": row.adapter_sha256,
-         "record_size_bytes": None if row.record is None else len(row.record),
-         "delta_sha256": row.delta_sha256, "delta_size_bytes": row.delta_size_bytes,
-         "snapshot_sha256": row.snapshot_sha256, "snapshot_size_bytes": row.snapshot_size_bytes}
-        for row in rows]
+        {
+            "version": row.number,
+            "adapter_sha256": row.adapter_sha256,
+            "record_size_bytes": None if row.record is None else len(row.record),
+            "delta_sha256": row.delta_sha256,
+            "delta_size_bytes": row.delta_size_bytes,
+            "snapshot_sha256": row.snapshot_sha256,
+            "snapshot_size_bytes": row.snapshot_size_bytes,
+        }
+        for row in rows
+    ]

@@ -9,6 +9,8 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +39,13 @@ class ServeOptions:
     """Where a service listens and keeps its things. Ports of 0 mean any free one; empty texts mean the default."""
 
     data_dir: Path
-    database: str = ""               # SQLAlchemy URL; default: a SQLite file in data_dir
+    database: str = ""  # SQLAlchemy URL; default: a SQLite file in data_dir
     host: str = "127.0.0.1"
     grpc_port: int = 9090
     http_port: int = 8080
-    operator_token: str = ""         # default: made once and kept in data_dir/operator-token
+    operator_token: str = ""  # default: made once and kept in data_dir/operator-token
     enrollment_token: str = ""
-    artifacts_url: str = ""          # as devices reach the HTTP side, when they see another address than the service
+    artifacts_url: str = ""  # as devices reach the HTTP side, when they see another address than the service
     tls_key: Path | None = None
     tls_cert: Path | None = None
 
@@ -67,33 +69,63 @@ class Service:
         self.options = options
         self._stop = threading.Event()
         self._failure: Exception | None = None
-        self._lock = _lock_folder(options.data_dir)
-        self._tls = _read_tls(options)
+        with ExitStack() as opened:  # what was opened is closed again when a later step fails
+            opened.callback(os.close, _lock_folder(options.data_dir))
+            tls = _read_tls(options)
+            self._http_socket = opened.enter_context(listen(options.host, options.http_port, "--http-port"))
+            listen(
+                options.host, options.grpc_port, "--grpc-port"
+            ).close()  # gRPC would complain on stderr itself
+            self.store = opened.enter_context(
+                closing(Store(options.database or f"sqlite:///{options.data_dir / 'cooperllm.db'}"))
+            )
+            self._build(job, bundle, public, tls)
+            self._opened = opened.pop_all()
+
+    def _build(self, job: Job, bundle: Bundle, public: PublicSide, tls: tuple[bytes, bytes] | None) -> None:
+        options = self.options
         token = options.operator_token or _kept_token(options.data_dir / "operator-token")
         artifacts = Artifacts(options.data_dir / "artifacts")
-        self.store = Store(options.database or f"sqlite:///{options.data_dir / 'cooperllm.db'}")
-        _keep_job(self.store, job, bundle)
+        keep_job(self.store, job, bundle)
         for file in (bundle.folder / MANIFEST_NAME, *(bundle.path(part) for part in PARTS)):
             artifacts.put_file(file)
-        self._http_socket = _listen(options.host, options.http_port)
-        scheme = "http" if self._tls is None else "https"
+        scheme = "http" if tls is None else "https"
         self._http = f"{scheme}://{_reachable(options.host)}:{self._http_socket.getsockname()[1]}"
         federation = Federation(
-            self.store, artifacts, job, bundle.layout, bundle.sha256, Metrics(), options.enrollment_token,
-            options.artifacts_url or self._http, wake=lambda: self._conductor.wake.set())
+            self.store,
+            artifacts,
+            job,
+            bundle.layout,
+            bundle.sha256,
+            Metrics(),
+            options.enrollment_token,
+            options.artifacts_url or self._http,
+            wake=lambda: self._conductor.wake.set(),
+        )
         preparation = Preparation(self.store, artifacts, job, bundle.layout, public, federation.metrics)
-        self._conductor = Conductor(federation, preparation, bundle.adapter, bundle.manifest.chain.segments + 1)
+        self._conductor = Conductor(
+            federation, preparation, bundle.adapter, bundle.manifest.chain.segments + 1
+        )
         callers = Callers(federation, token)
         self._grpc = GrpcService(callers, self._fail)
-        self._grpc_port = self._grpc.listen(options.host, options.grpc_port, self._tls)
-        self._web = uvicorn.Server(uvicorn.Config(
-            make_app(callers, self._fail), log_level="warning", access_log=False, lifespan="off",
-            ssl_keyfile=options.tls_key, ssl_certfile=options.tls_cert))
+        self._grpc_port = self._grpc.listen(options.host, options.grpc_port, tls)
+        self._web = uvicorn.Server(
+            uvicorn.Config(
+                make_app(callers, self._fail),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                ssl_keyfile=options.tls_key,
+                ssl_certfile=options.tls_cert,
+            )
+        )
+        work = {
+            "conductor": lambda: self._conductor.run(self._stop),
+            "http": lambda: self._web.run(sockets=[self._http_socket]),
+        }
         self._threads = [
-            threading.Thread(target=self._guarded, args=(lambda: self._conductor.run(self._stop),), name="conductor",
-                             daemon=True),
-            threading.Thread(target=self._guarded, args=(lambda: self._web.run(sockets=[self._http_socket]),),
-                             name="http", daemon=True),
+            threading.Thread(target=self._guarded, args=(item,), name=name, daemon=True)
+            for name, item in work.items()
         ]
 
     def start(self) -> Addresses:
@@ -102,8 +134,10 @@ class Service:
         for thread in self._threads:
             thread.start()
         return Addresses(
-            f"{_reachable(self.options.host)}:{self._grpc_port}", self._http,
-            "" if self.options.operator_token else str(self.options.data_dir / "operator-token"))
+            f"{_reachable(self.options.host)}:{self._grpc_port}",
+            self._http,
+            "" if self.options.operator_token else str(self.options.data_dir / "operator-token"),
+        )
 
     def wait(self) -> None:
         """Returns when `request_stop` was called; raises what made the service fail."""
@@ -127,11 +161,9 @@ class Service:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_LONGEST_STOP_S)
-        self._http_socket.close()
         ended = not any(thread.is_alive() for thread in self._threads)
         if ended:
-            self.store.close()
-            os.close(self._lock)
+            self._opened.close()
         return ended
 
     def _fail(self, error: Exception) -> None:
@@ -139,8 +171,7 @@ class Service:
             self._failure = error
         self._stop.set()
 
-    def _guarded(self, work: object) -> None:
-        assert callable(work)
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:
@@ -157,7 +188,9 @@ def _lock_folder(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise StoreInUse(f"{folder} is in use by another service: stop it or choose another --data-dir") from None
+        raise StoreInUse(
+            f"{folder} is in use by another service: stop it or choose another --data-dir"
+        ) from None
     return handle
 
 
@@ -183,7 +216,8 @@ def _read_tls(options: ServeOptions) -> tuple[bytes, bytes] | None:
         raise OptionError(f"cannot read {error.filename}: {error.strerror}: give a PEM file") from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A listening socket (port 0: any free one). Raises PortInUse or OptionError, which name `option`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,8 +228,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
-                f"cannot listen on {host}:{port}: stop the process that does, or choose another --http-port") from None
-        raise OptionError(f"cannot listen on {host}:{port}: {error.strerror}: correct --host or --http-port") from None
+                f"cannot listen on {host}:{port}: stop the process that does, or choose another {option}"
+            ) from None
+        raise OptionError(
+            f"cannot listen on {host}:{port}: {error.strerror}: correct --host or {option}"
+        ) from None
     return listener
 
 
@@ -204,21 +241,31 @@ def _reachable(host: str) -> str:
     return socket.getfqdn() if host in ("0.0.0.0", "::", "") else host
 
 
-def _keep_job(store: Store, job: Job, bundle: Bundle) -> None:
+def keep_job(store: Store, job: Job, bundle: Bundle) -> None:
     """Writes the job down, or checks that it is the one that was begun here: only operational settings may change."""
     settings = job.to_json_object()
     with store.transaction() as connection:
         row = one(connection, jobs)
         if row is None:
-            connection.execute(sa.insert(jobs).values(
-                job_id=1, name=job.name, settings=json.dumps(settings), bundle_sha256=bundle.sha256,
-                status="preparing"))
+            connection.execute(
+                sa.insert(jobs).values(
+                    job_id=1,
+                    name=job.name,
+                    settings=json.dumps(settings),
+                    bundle_sha256=bundle.sha256,
+                    status="preparing",
+                )
+            )
             return
         begun = json.loads(row.settings)
-        changed = sorted(name for name in settings if name not in OPERATIONAL and settings[name] != begun.get(name))
+        changed = sorted(
+            name for name in settings if name not in OPERATIONAL and settings[name] != begun.get(name)
+        )
         if row.bundle_sha256 != bundle.sha256:
             changed.append("bundle")
         if changed:
-            raise OptionError(f"job: this --data-dir or --database holds job {row.name!r} with another "
-                              f"{', '.join(changed)}: use a new --data-dir, or the job as it was begun")
+            raise OptionError(
+                f"job: this --data-dir or --database holds job {row.name!r} with another "
+                f"{', '.join(changed)}: use a new --data-dir, or the job as it was begun"
+            )
         connection.execute(sa.update(jobs).values(settings=json.dumps(settings)))

@@ -19,12 +19,15 @@ from device_runtime.errors import OptionError, StoreError, StoreFull
 metadata = sa.MetaData()
 
 clients = sa.Table(
-    "clients", metadata,
+    "clients",
+    metadata,
     sa.Column("client_id", sa.String(32), primary_key=True),
     sa.Column("public_key", sa.LargeBinary, nullable=False),
     sa.Column("device_name", sa.String(64), nullable=False),
     sa.Column("checked_in", sa.Boolean, nullable=False, default=False),
-    sa.Column("missed", sa.Boolean, nullable=False, default=False),  # let its last lease lapse, not seen since
+    sa.Column(
+        "missed", sa.Boolean, nullable=False, default=False
+    ),  # let its last lease lapse, not seen since
     sa.Column("adapter_version", sa.BigInteger, nullable=False, default=0),
     sa.Column("adapter_sha256", sa.String(64), nullable=False, default=""),
     sa.Column("max_scalars", sa.BigInteger, nullable=False, default=0),
@@ -36,22 +39,24 @@ clients = sa.Table(
 )
 
 jobs = sa.Table(
-    "jobs", metadata,
+    "jobs",
+    metadata,
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(64), nullable=False),
-    sa.Column("settings", sa.Text, nullable=False),          # JSON, as Job.to_json_object gives it
+    sa.Column("settings", sa.Text, nullable=False),  # JSON, as Job.to_json_object gives it
     sa.Column("bundle_sha256", sa.String(64), nullable=False),
     sa.Column("scale_sha256", sa.String(64), nullable=False, default=""),
-    sa.Column("status", sa.String(16), nullable=False),      # preparing, running, finished, failed
+    sa.Column("status", sa.String(16), nullable=False),  # preparing, running, finished, failed
     sa.Column("detail", sa.Text, nullable=False, default=""),
 )
 
 versions = sa.Table(
-    "versions", metadata,
+    "versions",
+    metadata,
     sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("adapter_sha256", sa.String(64), nullable=False),
-    sa.Column("state_sha256", sa.String(64), nullable=False),    # artifact: RoundState.to_bytes()
-    sa.Column("record", sa.LargeBinary, nullable=True),          # proto Record, from number - 1
+    sa.Column("state_sha256", sa.String(64), nullable=False),  # artifact: RoundState.to_bytes()
+    sa.Column("record", sa.LargeBinary, nullable=True),  # proto Record, from number - 1
     sa.Column("delta_sha256", sa.String(64), nullable=False, default=""),
     sa.Column("delta_size_bytes", sa.BigInteger, nullable=False, default=0),
     sa.Column("snapshot_sha256", sa.String(64), nullable=False, default=""),
@@ -59,76 +64,90 @@ versions = sa.Table(
 )
 
 rounds = sa.Table(
-    "rounds", metadata,
+    "rounds",
+    metadata,
     sa.Column("number", sa.BigInteger, sa.ForeignKey("versions.number"), primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),          # open, closed
-    sa.Column("plan_sha256", sa.String(64), nullable=False),     # artifact: RoundPlan.to_bytes(); "": only evaluations
+    sa.Column("status", sa.String(16), nullable=False),  # open, closed
+    sa.Column(
+        "plan_sha256", sa.String(64), nullable=False
+    ),  # artifact: RoundPlan.to_bytes(); "": only evaluations
     sa.Column("diagnostics", sa.Text, nullable=False, default="{}"),
     sa.Column("opened_ms", sa.BigInteger, nullable=False),
     sa.Column("closed_ms", sa.BigInteger, nullable=False, default=0),
 )
 
 tasks = sa.Table(
-    "tasks", metadata,
+    "tasks",
+    metadata,
     sa.Column("task_id", sa.String(64), primary_key=True),
     sa.Column("round", sa.BigInteger, sa.ForeignKey("rounds.number"), nullable=False, index=True),
-    sa.Column("kind", sa.String(16), nullable=False),            # directions, evaluate
+    sa.Column("kind", sa.String(16), nullable=False),  # directions, evaluate
     sa.Column("slot", sa.String(32), sa.ForeignKey("clients.client_id"), nullable=False),
     sa.Column("holder", sa.String(32), sa.ForeignKey("clients.client_id"), nullable=False, index=True),
     sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),          # see leases.py
+    sa.Column("status", sa.String(16), nullable=False),  # see leases.py
     sa.Column("remaining_ms", sa.BigInteger, nullable=False),
 )
 
 reports = sa.Table(
-    "reports", metadata,
+    "reports",
+    metadata,
     sa.Column("client_id", sa.String(32), sa.ForeignKey("clients.client_id"), primary_key=True),
     sa.Column("report_id", sa.String(64), primary_key=True),
     sa.Column("task_id", sa.String(64), sa.ForeignKey("tasks.task_id"), nullable=False, index=True),
     sa.Column("round", sa.BigInteger, nullable=False, index=True),
-    sa.Column("status", sa.Integer, nullable=False),             # ReportStatus
-    sa.Column("body", sa.LargeBinary, nullable=False),           # proto Report
+    sa.Column("status", sa.Integer, nullable=False),  # ReportStatus
+    sa.Column("body", sa.LargeBinary, nullable=False),  # proto Report
     sa.Column("received_ms", sa.BigInteger, nullable=False),
 )
 
 guides = sa.Table(
-    "guides", metadata,
+    "guides",
+    metadata,
     sa.Column("round", sa.BigInteger, primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("sha256", sa.String(64), nullable=False, index=True),
-    sa.Column("segments", sa.Text, nullable=False),              # JSON list, ascending
+    sa.Column("segments", sa.Text, nullable=False),  # JSON list, ascending
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
 )
 
 # What was computed for a round before it opens (see conductor.py); one row once its guides are on disk.
 prepared = sa.Table(
-    "prepared", metadata,
+    "prepared",
+    metadata,
     sa.Column("round", sa.BigInteger, primary_key=True),
-    sa.Column("facts", sa.Text, nullable=False),                 # JSON
+    sa.Column("facts", sa.Text, nullable=False),  # JSON
 )
 
 # One row for every number worth drawing: evaluations, bytes by kind, a device's spans.
 metrics = sa.Table(
-    "metrics", metadata,
+    "metrics",
+    metadata,
     sa.Column("metric_id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("round", sa.BigInteger, nullable=False, index=True),
     sa.Column("client_id", sa.String(32), nullable=False, default=""),
     sa.Column("name", sa.String(32), nullable=False),
-    sa.Column("value", sa.Text, nullable=False),                 # JSON
+    sa.Column("value", sa.Text, nullable=False),  # JSON
 )
 
 
 def _storage_error(error: sa.exc.DBAPIError) -> StoreError:
     cause = str(error.orig)
     if "full" in cause or "No space left" in cause:
-        return StoreFull("no space left for the database: free some and start again; what was stored is intact")
-    return StoreError(f"the database failed: {cause}: correct this and start again; nothing committed is lost")
+        return StoreFull(
+            "no space left for the database: free some and start again; what was stored is intact"
+        )
+    return StoreError(
+        f"the database failed: {cause}: correct this and start again; nothing committed is lost"
+    )
 
 
 def _prepare_sqlite(engine: Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, so that reads and writes share a transaction
+        connection.isolation_level = (
+            None  # we say BEGIN ourselves, so that reads and writes share a transaction
+        )
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
             connection.execute(f"PRAGMA {pragma}")
 

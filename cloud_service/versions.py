@@ -30,7 +30,8 @@ FORMS = ("record", "delta", "snapshot")
 
 def snapshot(adapter: Float32, layout: Layout) -> bytes:
     """A whole adapter as .safetensors, one float32 tensor per layout entry, as in a bundle."""
-    return save({tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors})
+    encoded: bytes = save({tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors})
+    return encoded
 
 
 def read_snapshot(data: bytes, layout: Layout) -> Float32:
@@ -40,12 +41,17 @@ def read_snapshot(data: bytes, layout: Layout) -> Float32:
 
 
 def version_row(
-    artifacts: Artifacts, layout: Layout, before: RoundState | None, after: RoundState, record: Record | None,
+    artifacts: Artifacts,
+    layout: Layout,
+    before: RoundState | None,
+    after: RoundState,
+    record: Record | None,
     keep_whole: bool,
 ) -> dict[str, Any]:
     """Writes a version's files and answers its row for the table `versions`; the caller commits it."""
     row: dict[str, Any] = {
-        "number": after.version, "adapter_sha256": adapter_sha256(after.adapter).hex(),
+        "number": after.version,
+        "adapter_sha256": adapter_sha256(after.adapter).hex(),
         "state_sha256": artifacts.put(after.to_bytes()),
         "record": None if record is None else record_message(record).SerializeToString(),
     }
@@ -109,7 +115,11 @@ class Chain:
         whole_bytes = target.snapshot_size_bytes or 4 * self.layout.parameters
         delta_bytes = sum(row.delta_size_bytes for row in steps)
         if wanted == "auto":
-            sizes = {"record": cost_bytes if records else None, "delta": delta_bytes or None, "snapshot": whole_bytes}
+            sizes = {
+                "record": cost_bytes if records else None,
+                "delta": delta_bytes or None,
+                "snapshot": whole_bytes,
+            }
             wanted = min((size, name) for name, size in sizes.items() if size is not None)[1]
         if wanted == "record" and records:
             update.records.record.extend(records)
@@ -129,7 +139,8 @@ class Chain:
     def _steps(self, connection: Connection, client: Row[Any], target: int) -> list[Row[Any]]:
         """The versions after the one the client holds, up to the target; none when the client's is not ours."""
         held = connection.execute(
-            sa.select(versions.c.adapter_sha256).where(versions.c.number == client.adapter_version)).scalar()
+            sa.select(versions.c.adapter_sha256).where(versions.c.number == client.adapter_version)
+        ).scalar()
         if not client.adapter_sha256 or held != client.adapter_sha256 or client.adapter_version >= target:
             return []
         after = sa.and_(versions.c.number > client.adapter_version, versions.c.number <= target)
@@ -162,8 +173,11 @@ class Chain:
         if not name:
             data = snapshot(rebuild(connection, self.artifacts, self.layout, target.number), self.layout)
             name, size_bytes = self.artifacts.put(data), len(data)
-            connection.execute(sa.update(versions).where(versions.c.number == target.number).values(
-                snapshot_sha256=name, snapshot_size_bytes=size_bytes))
+            connection.execute(
+                sa.update(versions)
+                .where(versions.c.number == target.number)
+                .values(snapshot_sha256=name, snapshot_size_bytes=size_bytes)
+            )
         return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
 
 
@@ -173,7 +187,14 @@ def _terms(record: pb.Record) -> list[pb.GuideTerm]:
 
 def _held_guides(connection: Connection, client_id: str) -> set[str]:
     """Guides that a client certainly has: a device keeps those of the last task it did."""
-    last = sa.select(sa.func.max(reports.c.round)).join(tasks, tasks.c.task_id == reports.c.task_id).where(
-        reports.c.client_id == client_id, reports.c.status == pb.REPORT_STATUS_OK, tasks.c.kind == "directions")
+    last = (
+        sa.select(sa.func.max(reports.c.round))
+        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        .where(
+            reports.c.client_id == client_id,
+            reports.c.status == pb.REPORT_STATUS_OK,
+            tasks.c.kind == "directions",
+        )
+    )
     number = connection.execute(last).scalar()
     return set(connection.execute(sa.select(guides.c.sha256).where(guides.c.round == number)).scalars())

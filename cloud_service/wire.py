@@ -64,7 +64,9 @@ def is_sha256_hex(text: str) -> bool:
 def parse(message: AnyMessage, data: bytes) -> AnyMessage:
     """Fills an empty message from bytes of the wire."""
     if len(data) > MAX_MESSAGE_BYTES:
-        raise WireError("RESOURCE_EXHAUSTED", f"the message has {len(data)} bytes, at most {MAX_MESSAGE_BYTES} are read")
+        raise WireError(
+            "RESOURCE_EXHAUSTED", f"the message has {len(data)} bytes, at most {MAX_MESSAGE_BYTES} are read"
+        )
     try:
         message.ParseFromString(data)
     except DecodeError:
@@ -96,7 +98,9 @@ def check_identity(client_id: str, time_ms: str, now_ms: int) -> None:
     if not _TIME.fullmatch(time_ms):
         raise WireError("UNAUTHENTICATED", "cooperllm-time-ms is missing or no number of milliseconds")
     if abs(int(time_ms) - now_ms) > MAX_CLOCK_DIFFERENCE_MS:
-        raise WireError("UNAUTHENTICATED", f"the clocks differ by more than 300 s: the cloud has {now_ms} ms since 1970")
+        raise WireError(
+            "UNAUTHENTICATED", f"the clocks differ by more than 300 s: the cloud has {now_ms} ms since 1970"
+        )
 
 
 def signature_bytes(text: str) -> bytes:
@@ -114,7 +118,9 @@ def check_signature(key_bytes: bytes, signature: bytes, signed: bytes) -> None:
     try:
         public_key(key_bytes).verify(signature, signed, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
-        raise WireError("UNAUTHENTICATED", "cooperllm-signature does not match the request and the enrolled key") from None
+        raise WireError(
+            "UNAUTHENTICATED", "cooperllm-signature does not match the request and the enrolled key"
+        ) from None
 
 
 def signed_call(method_path: str, time_ms: str, request: bytes) -> bytes:
@@ -132,7 +138,9 @@ def check_enroll(request: pb.EnrollRequest, enrollment_token: str) -> str:
     public_key(request.public_key)
     _one_line(request.device_name, "device_name", 64)
     if enrollment_token and not _same_text(request.enrollment_token, enrollment_token):
-        raise WireError("PERMISSION_DENIED", "this service asks for an enrollment token: ask its operator for one")
+        raise WireError(
+            "PERMISSION_DENIED", "this service asks for an enrollment token: ask its operator for one"
+        )
     return client_id_of(request.public_key)
 
 
@@ -149,8 +157,11 @@ def is_token(given: str, wanted: str) -> bool:
 def check_check_in(request: pb.CheckInRequest) -> None:
     """Checks a check-in."""
     if request.protocol_version != PROTOCOL_VERSION:
-        raise WireError("FAILED_PRECONDITION", f"protocol_version {request.protocol_version} is not spoken here, "
-                                               f"{PROTOCOL_VERSION} is: update the app")
+        raise WireError(
+            "FAILED_PRECONDITION",
+            f"protocol_version {request.protocol_version} is not spoken here, "
+            f"{PROTOCOL_VERSION} is: update the app",
+        )
     _hash(request.bundle_sha256, "bundle_sha256", may_be_empty=True)
     _hash(request.adapter_sha256, "adapter_sha256", may_be_empty=True)
     _require(request.adapter_version < 2**63, "adapter_version is too large")
@@ -185,7 +196,9 @@ def _check_timing(timing: pb.Timing) -> None:
     for span in timing.spans:
         _one_line(span.name, "timing.spans.name", 32)
         finite = math.isfinite(span.start_ms) and math.isfinite(span.end_ms)
-        _require(finite and 0 <= span.start_ms <= span.end_ms, "timing.spans: start_ms and end_ms are out of order")
+        _require(
+            finite and 0 <= span.start_ms <= span.end_ms, "timing.spans: start_ms and end_ms are out of order"
+        )
     for name in ("downlink_bytes", "uplink_bytes", "segment_runs"):
         _require(getattr(timing, name) < 2**63, f"timing.{name} is too large")
 
@@ -193,11 +206,17 @@ def _check_timing(timing: pb.Timing) -> None:
 def check_directions_report(report: pb.Report, scalars: int, adapter_sha256: bytes, clip: float) -> None:
     """Checks an OK report against its directions task, which asked for so many scalars about this adapter."""
     _check_adapter(report, adapter_sha256)
-    _require(len(report.scalars) == scalars, f"scalars has {len(report.scalars)} values, the task asked for {scalars}")
+    _require(
+        len(report.scalars) == scalars,
+        f"scalars has {len(report.scalars)} values, the task asked for {scalars}",
+    )
     _require(report.examples >= 8, "examples is below 8: a batch has at least 8 distinct ones")
     # Rounding to float32 may lift a clipped scalar by half a unit in its last place.
     if clip > 0:
-        _require(all(abs(value) <= clip * (1 + 2.0**-23) for value in report.scalars), "scalars exceed the task's clip")
+        _require(
+            all(abs(value) <= clip * (1 + 2.0**-23) for value in report.scalars),
+            "scalars exceed the task's clip",
+        )
 
 
 def check_evaluation_report(report: pb.Report, adapter_sha256: bytes) -> None:
@@ -205,12 +224,18 @@ def check_evaluation_report(report: pb.Report, adapter_sha256: bytes) -> None:
     _check_adapter(report, adapter_sha256)
     _require(report.HasField("evaluation"), "evaluation is missing")
     evaluation = report.evaluation
-    _require(math.isfinite(evaluation.loss) and evaluation.loss >= 0, "evaluation.loss is not a finite number of at least 0")
+    _require(
+        math.isfinite(evaluation.loss) and evaluation.loss >= 0,
+        "evaluation.loss is not a finite number of at least 0",
+    )
     _require(evaluation.count >= 1, "evaluation.count is 0")
     _require(evaluation.correct <= evaluation.count, "evaluation.correct is larger than evaluation.count")
 
 
 def _check_adapter(report: pb.Report, adapter_sha256: bytes) -> None:
     if report.adapter_sha256 != adapter_sha256:
-        raise WireError("FAILED_PRECONDITION", "adapter_sha256 is not the task's: drop the report, check in again "
-                                               "without a version to get a snapshot")
+        raise WireError(
+            "FAILED_PRECONDITION",
+            "adapter_sha256 is not the task's: drop the report, check in again "
+            "without a version to get a snapshot",
+        )

@@ -43,15 +43,23 @@ class FakeDevice:
         # The key is a function of the number, so that client ids are the same in every run.
         self.key = ec.derive_private_key(1_000_003 + number, ec.SECP256R1())
         self.public_key = self.key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
         self.client_id = hashlib.sha256(self.public_key).hexdigest()[:32]
         self.number, self.layout = number, layout
         self.target = target(number, layout.parameters)
-        self.channel = grpc.insecure_channel(address, options=[
-            ("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 200)])
+        self.channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 200),
+            ],
+        )
         self.stub = rpc.FederationStub(self.channel)
-        self.budget = pb.DisclosureBudget(max_scalars_per_round=64, max_head_scalars_per_round=64, min_batch_examples=8)
+        self.budget = pb.DisclosureBudget(
+            max_scalars_per_round=64, max_head_scalars_per_round=64, min_batch_examples=8
+        )
         self.adapter: Float32 | None = None
         self.version = 0
         self.guides: dict[bytes, Float32] = {}
@@ -63,7 +71,9 @@ class FakeDevice:
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def enroll(self) -> pb.EnrollReply:
-        reply = self.stub.Enroll(pb.EnrollRequest(public_key=self.public_key, device_name=f"fake {self.number}"))
+        reply = self.stub.Enroll(
+            pb.EnrollRequest(public_key=self.public_key, device_name=f"fake {self.number}")
+        )
         self.http = reply.artifacts_url
         return reply
 
@@ -76,8 +86,11 @@ class FakeDevice:
     def _signed(self, form: str, request: bytes) -> list[tuple[str, str]]:
         time_ms = str(self.time_ms())
         signature = self.key.sign((form % time_ms).encode() + request, ec.ECDSA(hashes.SHA256()))
-        return [("cooperllm-client", self.client_id), ("cooperllm-time-ms", time_ms),
-                ("cooperllm-signature", signature.hex())]
+        return [
+            ("cooperllm-client", self.client_id),
+            ("cooperllm-time-ms", time_ms),
+            ("cooperllm-signature", signature.hex()),
+        ]
 
     def call(self, method: str, request: Any) -> Any:
         encoded = request.SerializeToString()
@@ -104,15 +117,20 @@ class FakeDevice:
         self.forms.append(form)
         if form == "snapshot":
             tensors = load(self.fetch(update.snapshot.sha256))
-            self.adapter = np.concatenate([tensors[tensor.name].reshape(-1) for tensor in self.layout.tensors])
+            self.adapter = np.concatenate(
+                [tensors[tensor.name].reshape(-1) for tensor in self.layout.tensors]
+            )
         elif form == "delta":
-            assert self.adapter is not None and update.from_version == self.version
+            assert self.adapter is not None
+            assert update.from_version == self.version
             self.adapter = decode_delta(self.fetch(update.delta.sha256), self.adapter, self.layout)
         elif form == "records":
-            assert self.adapter is not None and update.from_version == self.version
+            assert self.adapter is not None
+            assert update.from_version == self.version
             updates = [self._update(record) for record in update.records.record]
             self.adapter = apply_records(self.adapter, self.layout, updates)
-        assert self.adapter is not None and adapter_sha256(self.adapter) == update.adapter_sha256
+        assert self.adapter is not None
+        assert adapter_sha256(self.adapter) == update.adapter_sha256
         self.version = update.version
         self.hashes[self.version] = update.adapter_sha256.hex()
 
@@ -126,14 +144,22 @@ class FakeDevice:
         found: list[zo_direction.Direction] = []
         for item in items:
             segments = tuple(item.active_segments or active)
-            first = zo_direction.Direction(item.seed, item.isotropic_scale, scale, self._terms(item.guides), segments)
+            first = zo_direction.Direction(
+                item.seed, item.isotropic_scale, scale, self._terms(item.guides), segments
+            )
             found += zo_direction.expand(first, item.count)
         return found
 
     def _update(self, record: pb.Record) -> Update:
         directions = self._expand(record.directions, self._scale(record.scale_sha256), record.active_segments)
-        return Update(record.epsilon, record.update_seed, tuple(directions), tuple(record.coefficients),
-                      self._terms(record.guides), tuple(record.active_segments))
+        return Update(
+            record.epsilon,
+            record.update_seed,
+            tuple(directions),
+            tuple(record.coefficients),
+            self._terms(record.guides),
+            tuple(record.active_segments),
+        )
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
@@ -141,7 +167,8 @@ class FakeDevice:
         parts: dict[tuple[bytes, int], bytearray] = {}
         request = pb.StreamGuidesRequest(task_id=task.task_id)
         for index, chunk in enumerate(self.call("StreamGuides", request)):
-            assert chunk.index == index and len(chunk.data) <= 256 << 10
+            assert chunk.index == index
+            assert len(chunk.data) <= 256 << 10
             part = parts.setdefault((chunk.guide_sha256, chunk.segment), bytearray())
             assert len(part) == chunk.offset_bytes
             part += chunk.data
@@ -152,7 +179,9 @@ class FakeDevice:
             digest = hashlib.sha256()
             for segment in guide.segments:
                 digest.update(parts[guide.sha256, segment])
-                values[self.layout.segment_slice(segment)] = np.frombuffer(parts[guide.sha256, segment], "<f4")
+                values[self.layout.segment_slice(segment)] = np.frombuffer(
+                    parts[guide.sha256, segment], "<f4"
+                )
             assert digest.digest() == guide.sha256
             self.guides[guide.sha256] = values
 
@@ -164,11 +193,19 @@ class FakeDevice:
         """Brings the adapter to the task's version, does the task and answers its report."""
         self.bring_to(task.update)
         assert self.adapter is not None
-        report = pb.Report(task_id=task.task_id, report_id=f"{self.number}-{task.task_id}",
-                           status=pb.REPORT_STATUS_OK, adapter_sha256=adapter_sha256(self.adapter))
+        report = pb.Report(
+            task_id=task.task_id,
+            report_id=f"{self.number}-{task.task_id}",
+            status=pb.REPORT_STATUS_OK,
+            adapter_sha256=adapter_sha256(self.adapter),
+        )
         report.timing.spans.add(name="compute", start_ms=1.0, end_ms=2.0)
         if task.WhichOneof("kind") == "evaluate":
-            report.evaluation.loss, report.evaluation.correct, report.evaluation.count = self.loss(self.adapter), 3, 4
+            report.evaluation.loss, report.evaluation.correct, report.evaluation.count = (
+                self.loss(self.adapter),
+                3,
+                4,
+            )
             return report
         if task.directions.guides:
             self.receive_guides(task)
@@ -192,7 +229,7 @@ class FakeDevice:
             time.sleep(reply.retry.min_ms / 1000)
         return True
 
-    def session(self, seconds: float = 60.0) -> None:
+    def session(self, seconds: float = 30.0) -> None:
         """Goes on until the job has finished, whatever happens to the service meanwhile."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
@@ -203,7 +240,9 @@ class FakeDevice:
                     return
             except (grpc.RpcError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
                 permanent = isinstance(error, grpc.RpcError) and error.code() in (
-                    grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED)
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    grpc.StatusCode.UNAUTHENTICATED,
+                )
                 assert not permanent, error
                 # The service may come back on another HTTP port: Enroll tells it.
                 self.http = ""

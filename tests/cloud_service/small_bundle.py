@@ -17,10 +17,14 @@ EXPONENT = 20
 
 def small_layout() -> Layout:
     """Two segments and a head, 60 parameters, one tensor with an odd size."""
-    return Layout.build([
-        ("layer.0.a", 0, (3, 5), EXPONENT), ("layer.0.b", 0, (5, 3), EXPONENT),
-        ("layer.1.a", 1, (4, 4), EXPONENT), ("head.weight", 2, (2, 7), EXPONENT),
-    ])
+    return Layout.build(
+        [
+            ("layer.0.a", 0, (3, 5), EXPONENT),
+            ("layer.0.b", 0, (5, 3), EXPONENT),
+            ("layer.1.a", 1, (4, 4), EXPONENT),
+            ("head.weight", 2, (2, 7), EXPONENT),
+        ]
+    )
 
 
 def write_bundle(folder: Path) -> Bundle:
@@ -38,8 +42,12 @@ def write_bundle(folder: Path) -> Bundle:
     manifest.layout.parameters, manifest.layout.sha256 = layout.parameters, layout.sha256()
     for tensor in layout.tensors:
         manifest.layout.tensors.add(
-            name=tensor.name, segment=tensor.segment, shape=tensor.shape, offset=tensor.offset,
-            grid_exponent=tensor.exponent)
+            name=tensor.name,
+            segment=tensor.segment,
+            shape=tensor.shape,
+            offset=tensor.offset,
+            grid_exponent=tensor.exponent,
+        )
     for part, data in files.items():
         (folder / names[part]).write_bytes(data)
         manifest.files[part].name, manifest.files[part].size_bytes = names[part], len(data)

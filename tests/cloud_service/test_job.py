@@ -17,10 +17,15 @@ def test_reads_every_kind_of_value(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text(
         'name = "intents"\nbundle = "bundle"\npublic = "public.tsv"\nepsilon = 1\nguide_weight = 0.5\n'
-        'active_segments = [0, 2]\npaper_form = true\nestimator = "isotropic"\n')
+        'active_segments = [0, 2]\npaper_form = true\nestimator = "isotropic"\n'
+    )
     job = read_job(file)
-    assert job.bundle == str(tmp_path / "bundle") and job.public == str(tmp_path / "public.tsv")
-    assert job.epsilon == 1.0 and job.guide_weight == 0.5 and job.active_segments == (0, 2) and job.paper_form
+    assert job.bundle == str(tmp_path / "bundle")
+    assert job.public == str(tmp_path / "public.tsv")
+    assert job.epsilon == 1.0
+    assert job.guide_weight == 0.5
+    assert job.active_segments == (0, 2)
+    assert job.paper_form
 
 
 def test_json_object_reads_back_as_the_same_job() -> None:
@@ -60,7 +65,8 @@ def test_json_object_reads_back_as_the_same_job() -> None:
 def test_refuses(change: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError) as caught:
         from_table(SMALLEST | change)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_says_which_key_is_missing() -> None:

@@ -18,7 +18,8 @@ NOW_MS = 1_700_000_000_000
 
 def der(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 KEY = ec.derive_private_key(4711, ec.SECP256R1())
@@ -34,8 +35,14 @@ def check_in() -> pb.CheckInRequest:
 
 
 def report() -> pb.Report:
-    found = pb.Report(task_id="t", report_id="r", status=pb.REPORT_STATUS_OK, adapter_sha256=ADAPTER,
-                      scalars=[1.0, -2.0], examples=8)
+    found = pb.Report(
+        task_id="t",
+        report_id="r",
+        status=pb.REPORT_STATUS_OK,
+        adapter_sha256=ADAPTER,
+        scalars=[1.0, -2.0],
+        examples=8,
+    )
     found.timing.spans.add(name="compute", start_ms=1, end_ms=2)
     return found
 
@@ -43,7 +50,8 @@ def report() -> pb.Report:
 def refusal(action: Callable[[], object]) -> str:
     with pytest.raises(wire.WireError) as caught:
         action()
-    assert caught.value.detail and "\n" not in caught.value.detail
+    assert caught.value.detail
+    assert "\n" not in caught.value.detail
     return caught.value.status
 
 
@@ -62,7 +70,10 @@ def test_good_messages_pass() -> None:
         (lambda m: m.ClearField("public_key"), "INVALID_ARGUMENT"),
         (lambda m: setattr(m, "public_key", b"x" * 257), "INVALID_ARGUMENT"),
         (lambda m: setattr(m, "public_key", m.public_key[:-1]), "INVALID_ARGUMENT"),
-        (lambda m: setattr(m, "public_key", der(ec.derive_private_key(5, ec.SECP384R1()))), "INVALID_ARGUMENT"),
+        (
+            lambda m: setattr(m, "public_key", der(ec.derive_private_key(5, ec.SECP384R1()))),
+            "INVALID_ARGUMENT",
+        ),
         (lambda m: setattr(m, "public_key", der(rsa.generate_private_key(65537, 1024))), "INVALID_ARGUMENT"),
         (lambda m: setattr(m, "device_name", "x" * 65), "INVALID_ARGUMENT"),
         (lambda m: setattr(m, "device_name", "a\nb"), "INVALID_ARGUMENT"),
@@ -135,14 +146,22 @@ def test_reports(change: Callable[[pb.Report], None], status: str) -> None:
 
 @pytest.mark.parametrize(
     "evaluation",
-    [None, {"loss": -1.0, "correct": 1, "count": 2}, {"loss": float("nan"), "correct": 1, "count": 2},
-     {"loss": 1.0, "correct": 3, "count": 2}, {"loss": 1.0, "correct": 0, "count": 0}],
+    [
+        None,
+        {"loss": -1.0, "correct": 1, "count": 2},
+        {"loss": float("nan"), "correct": 1, "count": 2},
+        {"loss": 1.0, "correct": 3, "count": 2},
+        {"loss": 1.0, "correct": 0, "count": 0},
+    ],
 )
 def test_evaluations(evaluation: dict[str, float] | None) -> None:
     message = pb.Report(adapter_sha256=ADAPTER)
     if evaluation is not None:
         message.evaluation.loss = evaluation["loss"]
-        message.evaluation.correct, message.evaluation.count = int(evaluation["correct"]), int(evaluation["count"])
+        message.evaluation.correct, message.evaluation.count = (
+            int(evaluation["correct"]),
+            int(evaluation["count"]),
+        )
     assert refusal(lambda: wire.check_evaluation_report(message, ADAPTER)) == "INVALID_ARGUMENT"
 
 
@@ -161,8 +180,17 @@ def test_only_the_signed_bytes_pass() -> None:
 
 @pytest.mark.parametrize(
     ("client_id", "time_ms"),
-    [("", str(NOW_MS)), ("0" * 31, str(NOW_MS)), ("G" * 32, str(NOW_MS)), ("0" * 32, ""), ("0" * 32, "-1"),
-     ("0" * 32, "1e9"), ("0" * 32, "9" * 16), ("0" * 32, str(NOW_MS - 300_001)), ("0" * 32, str(NOW_MS + 300_001))],
+    [
+        ("", str(NOW_MS)),
+        ("0" * 31, str(NOW_MS)),
+        ("G" * 32, str(NOW_MS)),
+        ("0" * 32, ""),
+        ("0" * 32, "-1"),
+        ("0" * 32, "1e9"),
+        ("0" * 32, "9" * 16),
+        ("0" * 32, str(NOW_MS - 300_001)),
+        ("0" * 32, str(NOW_MS + 300_001)),
+    ],
 )
 def test_identities(client_id: str, time_ms: str) -> None:
     wire.check_identity("0" * 32, str(NOW_MS - 300_000), NOW_MS)
