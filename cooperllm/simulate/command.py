@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument(
         "--model", default="", metavar="ID", help="Hugging Face id or local folder (default: MiniLM)"
     )
-    learning.add_argument("--bundle", type=Path, metavar="DIR", help="an exported bundle, instead of --model")
+    learning.add_argument("--bundle", type=Path, metavar="DIR", help="use this exported bundle")
     learning.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (default 0)")
     learning.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="how many seeds, from --seed on (default 1)"
@@ -73,8 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Check the options. Raises OptionError, one line that says what to correct: show it and stop."""
-    if options.bundle is not None and options.model:
-        raise OptionError("--bundle and --model: use one of them")
     if options.seeds < 1:
         raise OptionError(f"--seeds {options.seeds}: use at least 1")
     out = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")

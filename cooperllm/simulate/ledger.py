@@ -28,6 +28,7 @@ class Participant:
     skipped_examples: int = 0
     truncated_examples: int = 0
     starts: int = 1
+    task_kind: str = ""
     finished: bool = False
 
 
@@ -109,6 +110,10 @@ class Ledger:
         body = event.body
         if event.kind == "phase":
             device.phase = str(body["phase"])
+        elif event.kind == "wait":
+            device.phase = "wait"
+        elif event.kind == "task":
+            device.task_kind = str(body["kind"])
         elif event.kind in ("version", "finished"):
             device.version = int(body["version"])
             device.sha256_by_version[device.version] = str(body["adapter_sha256"])
@@ -123,14 +128,14 @@ class Ledger:
 
     def _take_report(self, event: Event, device: Participant) -> None:
         body = event.body
-        device.downlink_bytes += int(body.get("downlink_bytes", 0))
-        device.uplink_bytes += int(body.get("uplink_bytes", 0))
-        device.skipped_examples = max(device.skipped_examples, int(body.get("skipped_examples", 0)))
-        device.truncated_examples = max(device.truncated_examples, int(body.get("truncated_examples", 0)))
+        device.downlink_bytes += int(body["downlink_bytes"])
+        device.uplink_bytes += int(body["uplink_bytes"])
+        device.skipped_examples = max(device.skipped_examples, int(body["skipped_examples"]))
+        device.truncated_examples = max(device.truncated_examples, int(body["truncated_examples"]))
         # A device with few held-out examples declines to be evaluated: that is no fault, and costs no round.
-        if body.get("status", "OK") != "OK" and body.get("kind", "directions") == "directions":
-            self.refusals.append(f"{event.child}: {body['status']} {body.get('detail', '')}".strip())
-        for span in body.get("spans", ()):
+        if body["status"] != "OK" and device.task_kind != "evaluate":
+            self.refusals.append(f"{event.child}: {body['status']} {body['detail']}".strip())
+        for span in body["spans"]:
             self.spans.append(
                 Span(
                     event.child,

@@ -53,29 +53,22 @@ def test_a_run_is_over_when_the_cloud_and_every_device_say_so() -> None:
     assert ledger.finished
 
 
+def report(status: str = "OK", detail: str = "", down: int = 0, up: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "event": "report", "round": 0, "status": status, "detail": detail, "spans": [], "skipped_examples": 0,
+        "truncated_examples": 0, "downlink_bytes": down, "uplink_bytes": up, **more,
+    }  # fmt: skip
+
+
 def test_reports_add_up_traffic_spans_and_refusals() -> None:
     ledger = Ledger(devices=1, rounds=1)
     span = {"name": "compute", "start_ms": 1.0, "end_ms": 3.5}
-    told(ledger, "device-0", event="report", kind="directions", round=0, status="OK",
-         downlink_bytes=100, uplink_bytes=10, spans=[span], truncated_examples=2)  # fmt: skip
-    told(
-        ledger,
-        "device-0",
-        event="report",
-        kind="evaluate",
-        round=0,
-        status="NOT_ENOUGH_EXAMPLES",
-        downlink_bytes=5,
-    )
-    told(
-        ledger,
-        "device-0",
-        event="report",
-        kind="directions",
-        round=1,
-        status="LOSS_NOT_FINITE",
-        detail="in step 0",
-    )
+    told(ledger, "device-0", event="task", kind="directions")
+    told(ledger, "device-0", **report(down=100, up=10, spans=[span], truncated_examples=2))
+    told(ledger, "device-0", event="task", kind="evaluate")
+    told(ledger, "device-0", **report("NOT_ENOUGH_EXAMPLES", down=5))
+    told(ledger, "device-0", event="task", kind="directions")
+    told(ledger, "device-0", **report("LOSS_NOT_FINITE", "in step 0"))
     device = ledger.devices["device-0"]
     assert (device.downlink_bytes, device.uplink_bytes, device.truncated_examples) == (105, 10, 2)
     assert [(one.who, one.lane, one.end_ms - one.start_ms, one.round) for one in ledger.spans] == [

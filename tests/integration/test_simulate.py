@@ -1,0 +1,215 @@
+"""`cooperllm simulate` for real: processes on a tiny model, the folder that they leave, and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cooperllm.simulate import material, shards
+from cooperllm.simulate.federation import Federation, Plan
+from cooperllm.simulate.ledger import SERVICE, Ledger
+from cooperllm.simulate.live import Silent
+from cooperllm.simulate.processes import Event
+from cooperllm.simulate.records import read_rows
+from cooperllm.simulate.settings import Settings, job_table, write_job
+from cooperllm.simulate.shards import Sharding
+from device_runtime.examples import read_examples
+from tests.integration.conftest import TinyTask
+
+ROUNDS = 4
+DEVICES = 3
+JOB = {
+    "rounds": ROUNDS,
+    "directions_per_task": 4,
+    "batch_examples": 8,
+    "active_segments": "all",
+    "lease_s": 60.0,
+}
+
+
+def plan(task: TinyTask, folder: Path, job: dict[str, object] | None = None, seed: int = 5) -> Plan:
+    settings = Settings(
+        sources=material.Sources(), devices=DEVICES, seeds=(seed,), public=32, sharding=Sharding(),
+        model=str(task.model), bundle=task.bundle, out=folder, baselines=False, drop_duplicates=False,
+        job=job_table(None, {**JOB, **(job or {})}),
+    )  # fmt: skip
+    parts = shards.shard(read_examples(task.pool), DEVICES, Sharding(), seed)
+    files = [material.write_examples(folder / f"data-{n}.tsv", part) for n, part in enumerate(parts)]
+    made = settings.job_for("cooperllm", seed, task.bundle, task.public, task.evaluation)
+    return Plan("test", folder, write_job(folder / "job.toml", made), files, made.rounds, seed)
+
+
+def federate(
+    federation_plan: Plan, on_event: Callable[[Federation, Event], None] | None = None
+) -> tuple[Ledger, Federation]:
+    with Federation(federation_plan) as federation:
+        ledger = federation.run(Silent(), on_event)
+    assert ledger.unequal() == []
+    assert ledger.refusals == []
+    assert ledger.version == ROUNDS
+    return ledger, federation
+
+
+def processes_below(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in line and int(entry.name) != os.getpid():
+                found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_task: TinyTask, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    return federate(plan(tiny_task, tmp_path_factory.mktemp("undisturbed")))[0]
+
+
+def test_every_device_holds_every_version_bit_for_bit(undisturbed: Ledger) -> None:
+    assert sorted(undisturbed.sha256_by_version) == list(range(ROUNDS + 1))
+    for version, sha256 in undisturbed.sha256_by_version.items():
+        assert undisturbed.copies(version) == {f"device-{n}": sha256 for n in range(DEVICES)}
+    assert len(set(undisturbed.sha256_by_version.values())) == ROUNDS + 1
+
+
+def test_the_same_seed_gives_the_same_adapter(
+    tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    assert federate(plan(tiny_task, tmp_path))[0].sha256_by_version == undisturbed.sha256_by_version
+
+
+@pytest.mark.parametrize("form", ["record", "delta", "snapshot", "mixed"])
+def test_each_form_of_a_version_leads_to_the_same_adapters(
+    form: str, tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    ledger, _ = federate(plan(tiny_task, tmp_path, {"version_form": form}))
+    assert ledger.sha256_by_version == undisturbed.sha256_by_version
+    used = {
+        told
+        for device in ledger.devices.values()
+        for version, told in device.form_by_version.items()
+        if version
+    }
+    assert used == ({"record", "delta", "snapshot"} if form == "mixed" else {form})
+
+
+class Killer:
+    """Kills one process at seeded moments: after so many events of the devices, and a little later."""
+
+    def __init__(self, victim: str, seed: int, kills: int) -> None:
+        self._random = random.Random(f"{victim} {seed}")
+        self.victim = victim
+        self.left = kills
+        self._wait_events = self._random.randrange(1, 25)
+
+    def __call__(self, federation: Federation, event: Event) -> None:
+        if self.left == 0 or event.kind in ("polled", "exited", "ready"):
+            return
+        self._wait_events -= 1
+        if self._wait_events > 0 or not federation.children[self.victim].running:
+            return
+        time.sleep(self._random.random() * 0.05)
+        federation.children[self.victim].kill()
+        self.left -= 1
+        self._wait_events = self._random.randrange(1, 25)
+
+
+def killed_run(tiny_task: TinyTask, folder: Path, victim: str, seed: int, kills: int) -> tuple[Ledger, int]:
+    killer = Killer(victim, seed, kills)
+    ledger, federation = federate(plan(tiny_task, folder), killer)
+    return ledger, federation.restarts
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("victim", [SERVICE, "device-1"])
+def test_kill_and_restart_changes_no_bit(
+    victim: str, tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    ledger, restarts = killed_run(tiny_task, tmp_path, victim, seed=0, kills=2)
+    assert restarts >= 1
+    assert ledger.sha256_by_version == undisturbed.sha256_by_version
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", range(20))
+@pytest.mark.parametrize("victim", [SERVICE, "device-1"])
+def test_kill_at_twenty_moments_changes_no_bit(
+    victim: str, moment: int, tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    ledger, restarts = killed_run(tiny_task, tmp_path, victim, seed=100 + moment, kills=1)
+    assert restarts == 1
+    assert ledger.sha256_by_version == undisturbed.sha256_by_version
+
+
+def simulate(task: TinyTask, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "cooperllm", "simulate", "--data", str(task.pool),
+        "--public-data", str(task.public), "--eval", str(task.evaluation), "--model", str(task.model),
+        "--bundle", str(task.bundle), "--devices", "2", "--shards", "iid", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_the_command_leaves_a_whole_run_folder(tiny_task: TinyTask, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = tmp_path / "job.toml"
+    job.write_text("directions_per_task = 4\nbatch_examples = 8\nevaluate_every_rounds = 1\n")
+    done = subprocess.run(
+        simulate(tiny_task, out, "--rounds", "3", "--job", str(job), "--format", "json"),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["unequal"] == []
+    assert set(result["accuracy"]) == {"cooperllm", "public_alone", "devices_alone", "shuffled", "oracle"}
+    rows = read_rows(out / "metrics.jsonl")
+    assert [row.version for row in rows if row.run == "cooperllm"] == [0, 1, 2, 3]
+    assert all(row.accuracy is not None and len(row.device_sha256) == 2 for row in rows)
+    assert rows[3].adapter_sha256 == result["adapter_sha256"][0]
+    for name in (
+        "accuracy.png",
+        "loss.png",
+        "timeline.json",
+        "adapter.safetensors",
+        "job.toml",
+        "report.html",
+    ):
+        assert (out / name).stat().st_size > 100, name
+    assert (out / "peft" / "adapter_model.safetensors").exists()
+    page = (out / "report.html").read_text()
+    assert "bit for bit" in page
+    assert page.count("data:image/png;base64,") == 4
+    assert str(tmp_path) not in page
+    trace = json.loads((out / "timeline.json").read_text())["traceEvents"]
+    assert {"cloud", "device-0", "device-1"} <= {
+        e["args"]["name"] for e in trace if e["name"] == "process_name"
+    }
+    assert processes_below(out) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_process(number: signal.Signals, tiny_task: TinyTask, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    running = subprocess.Popen(
+        simulate(tiny_task, out, "--rounds", "1000", "--no-baselines"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(processes_below(out)) < 4 and time.monotonic() < deadline:  # itself, the service, two devices
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, error = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert error.strip().splitlines()[-1] == "cooperllm: interrupted"
+    assert processes_below(out) == []
