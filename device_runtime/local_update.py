@@ -167,7 +167,8 @@ def wire_form(rho: float, form: pb.ScalarForm, gauss: Callable[[], float]) -> fl
         value = min(max(value, -form.clip), form.clip)
     if form.noise_std > 0:
         value += form.noise_std * gauss()
-    rounded = float(np.float32(value))
+    with np.errstate(over="ignore"):  # checked in the next line
+        rounded = float(np.float32(value))
     if not np.isfinite(rounded):
         raise LossNotFinite("a projected gradient is beyond float32: use a smaller learning rate, or a clip")
     return rounded
