@@ -12,13 +12,13 @@ from cooperllm.simulate.records import Curve, Figure
 
 # Told apart by line style, too: neither a grey print nor a colour-blind reader loses a curve.
 STYLES: dict[str, tuple[str, str, str]] = {
-    "cooperllm": ("#2f6fde", "-", "with devices"),
-    "devices_alone": ("#d9822b", "--", "devices alone"),
-    "shuffled": ("#8a5cc2", "-.", "devices' labels shuffled"),
+    "cooperllm": ("#4c8bf5", "-", "with devices"),
+    "devices_alone": ("#e0912f", "--", "devices alone"),
+    "shuffled": ("#a67be0", "-.", "devices' labels shuffled"),
 }
 LEVELS: dict[str, tuple[str, tuple[int, tuple[float, ...]]]] = {
-    "public_alone": ("#6b7a89", (0, (5, 2))),
-    "oracle": ("#2e9e6b", (0, (1, 1.5))),
+    "public_alone": ("#8794a3", (0, (5, 2))),
+    "oracle": ("#3cb179", (0, (1, 1.5))),
 }
 
 

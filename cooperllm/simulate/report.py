@@ -81,7 +81,7 @@ def _tiles(findings: Findings) -> str:
     ):
         if key in by_key:
             points = 100 * (result - by_key[key].mean)
-            tiles.append(_tile(f"{points:+.1f} points", text, "good" if points > 0 else "bad"))
+            tiles.append(_tile(f"{points:+.1f} pts", text, "good" if points > 0 else "bad"))
     down, up = (sum(total_bytes(findings.rows, way).values()) for way in ("downlink_bytes", "uplink_bytes"))
     tiles.append(_tile(f"{bytes_text(up)} up", f"{bytes_text(down)} down, all devices and rounds", ""))
     return "".join(tiles)
