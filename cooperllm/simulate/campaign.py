@@ -107,7 +107,9 @@ def _run(
     ]
     job = settings.job_for(variant, seed, bundle.folder.resolve(), public.resolve(), evaluation.resolve())
     title = TITLES[variant] if len(settings.seeds) == 1 else f"{TITLES[variant]}, seed {seed}"
-    plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed)
+    # The run itself shows what a bundle costs to download; the comparisons need not pay for it again.
+    installed = None if variant == "cooperllm" else bundle
+    plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed, installed)
     with Federation(plan) as federation:
         ledger = federation.run(view)
         service = federation.operator

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperllm.simulate.keys import place_key
+from cooperllm.simulate.install import place_bundle, place_key
 from cooperllm.simulate.ledger import SERVICE, Ledger, device_name
 from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children, Event
 from cooperllm.simulate.rounds import Operator
+from device_runtime.bundle import Bundle
 from device_runtime.errors import CooperLLMError
 
 STALLED_AFTER_S = 300.0
@@ -24,7 +25,10 @@ MAX_RESTARTS = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """What one federated run needs: its folder, the job file in it, and one private file for each device."""
+    """What one federated run needs: its folder, the job file in it, and one private file for each device.
+
+    With `installed`, devices hold that bundle from the start; without, they download it.
+    """
 
     title: str
     folder: Path
@@ -32,6 +36,7 @@ class Plan:
     data: Sequence[Path]
     rounds: int
     seed: int
+    installed: Bundle | None = None
     device_restart_after_s: float = 0.0
 
 
@@ -143,7 +148,9 @@ class Federation:
         token = Path(event.body["operator_token_file"]).read_text(encoding="utf-8").strip()
         self.operator = Operator(self._http, token)
         if first:
-            for number in range(len(self.plan.data)):
+            for number, name in enumerate(self.ledger.devices):
+                if self.plan.installed is not None:
+                    place_bundle(self.plan.folder / name, self.plan.installed)
                 self._start_device(number)
 
     def _exited(self, event: Event) -> None:

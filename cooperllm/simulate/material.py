@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _read(name: str, private: Path, public: Path | None, evaluation: Path, sourc
 
 def _load_hugging_face(sources: Sources) -> Pools:
     try:
-        import datasets  # an optional package, heavy to import, wanted by this option alone
+        datasets = import_module("datasets")  # optional, heavy to import, wanted by this option alone
     except ModuleNotFoundError:
         raise OptionError("--hf-dataset needs the Python package datasets: pip install datasets") from None
     identifier = sources.hf_dataset or ""

@@ -1,13 +1,16 @@
-"""Device keys that follow from the seed: client ids, and with them the order of every sum, repeat."""
+"""What a device's folder holds before its first start: a key that follows from the seed; maybe the bundle."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from device_runtime.bundle import Bundle
 from device_runtime.store import Store
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -15,10 +18,10 @@ _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def private_key_pem(seed: int, device: int) -> bytes:
-    """Derive a device's P-256 private key, PEM (PKCS #8): SHA-512 of seed and number, modulo the group's
-    order.
+    """Derive a P-256 private key, PEM (PKCS #8): SHA-512 of seed and number, modulo the group's order.
 
-    For simulations only: whoever knows the seed knows the key.
+    So client ids, and with them the order of every sum, repeat with the seed. For simulations only: whoever
+    knows the seed knows the key.
     """
     digest = hashlib.sha512(f"cooperllm simulated device {seed} {device}".encode()).digest()
     scalar = int.from_bytes(digest, "big") % (_ORDER - 1) + 1
@@ -32,3 +35,15 @@ def place_key(folder: Path, seed: int, device: int) -> None:
     with Store(folder) as store:
         if store.read_key() is None:
             store.write_key(private_key_pem(seed, device))
+
+
+def place_bundle(folder: Path, bundle: Bundle) -> None:
+    """Put the bundle where the device keeps it, as an app that ships with one does: no download then."""
+    with Store(folder) as store:
+        target = store.path("bundles", bundle.sha256)
+    target.mkdir(exist_ok=True)
+    for file in bundle.folder.iterdir():
+        try:
+            os.link(file, target / file.name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(file, target / file.name)
