@@ -1,8 +1,8 @@
 """What a round is made of: the cloud's state, the plan that a round follows, and what comes back.
 
-Plain frozen values that know no gRPC, SQL or torch. State and plan have an exact byte form (`round_bytes`), which the
-service writes down before anything leaves it: a restart continues with the same bits. Fields that also travel are
-named as in federation.proto.
+Plain frozen values that know no gRPC, SQL or torch. State and plan have an exact byte form (`round_bytes`),
+which the service writes down before anything leaves it: a restart continues with the same bits. Fields that
+also travel are named as in federation.proto.
 """
 
 from __future__ import annotations
@@ -53,14 +53,18 @@ class Record:
 class Guide:
     """A vector that devices may receive; `values` has n entries, zero outside `segments`."""
 
-    sha256: bytes                    # of the segments' float32 bytes, concatenated
+    sha256: bytes  # of the segments' float32 bytes, concatenated
     segments: tuple[int, ...]
     values: Float32
 
 
 @dataclass(frozen=True)
 class Guides:
-    """What public data say about the round's version. `gradient` is a unit vector; `norm` is what it was divided by."""
+    """What public data say about the round's version: S^2 times their gradient is `norm * gradient.values`.
+
+    S is the diagonal matrix of the scale (I without one). The values are made as long as the scale is on the
+    guide's segments, so that noise and guide are of one size.
+    """
 
     gradient: Guide | None = None
     norm: float = 0.0
@@ -70,13 +74,14 @@ class Guides:
 class RoundSettings:
     """The part of a job that decides a round. `guide_weight` None means the variance-optimal weight."""
 
-    estimator: str                   # "isotropic" | "zgr"
-    directions: str                  # "shared" | "per_device"
+    estimator: str  # "isotropic" | "zgr"
+    directions: str  # "shared" | "per_device"
     directions_per_task: int
     batch_examples: int
     epsilon: float
     learning_rate: float
     rounds: int
+    learning_rate_decay: str = "linear"  # "linear": to 0 over the job's rounds | "none"
     momentum: float = 0.0
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
@@ -129,7 +134,7 @@ class RoundPlan:
     """Everything that a round sends out and that `apply` needs again. Tasks are sorted by client id."""
 
     round: int
-    version: int                     # of the adapter that the tasks are about
+    version: int  # of the adapter that the tasks are about
     settings: RoundSettings
     tasks: tuple[ClientTask, ...]
     guides: Guides
@@ -181,9 +186,9 @@ class RoundState:
     """The adapter and all else that the next round depends on."""
 
     version: int
-    adapter: Float32                          # shape (n,)
-    momentum: Float64 | None = None           # shape (n,), of a server optimiser with momentum
-    statistics: Mapping[str, float] | None = None    # running means, see rectify
+    adapter: Float32  # shape (n,)
+    momentum: Float64 | None = None  # shape (n,), of a server optimiser with momentum
+    statistics: Mapping[str, float] | None = None  # running means, see rectify
 
     def to_bytes(self) -> bytes:
         arrays: dict[str, NDArray[Any]] = {"adapter": self.adapter}
@@ -217,11 +222,11 @@ class Diagnostics:
     scalars: int
     examples: int
     mean_abs_scalar: float
-    clipped_scalars: int             # scalars that the cloud cut to its robust bound
-    guide_weight: float              # the weight that the public gradient got
-    estimate_norm: float             # of the devices' estimate, in units of the scale
-    step_norm: float                 # of what was added to the adapter
-    clamped_parameters: int          # that would have left the grid's bound
+    clipped_scalars: int  # scalars that the cloud cut to its robust bound
+    guide_weight: float  # the weight that the public gradient got
+    estimate_norm: float  # of the devices' estimate of S^2 grad f
+    step_norm: float  # of what was added to the adapter
+    clamped_parameters: int  # that would have left the grid's bound
 
 
 def _plain(value: Any) -> Any:

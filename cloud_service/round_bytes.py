@@ -1,11 +1,11 @@
-"""A byte form for what a round must remember: one JSON header, then raw little-endian arrays. Nothing is unpickled.
+"""A byte form for what a round must remember: a JSON header, then raw little-endian arrays; never unpickled.
 
     bytes 0..7    the header's length, unsigned little-endian
     header        UTF-8 JSON: {"arrays": [[name, dtype, count], ...], "fields": {...}}, keys sorted
     rest          the arrays' bytes, in the header's order
 
-Equal contents give equal bytes, so a stored round can be compared by its hash. JSON keeps float64 exactly: Python
-writes the shortest decimal that reads back as the same double.
+Equal contents give equal bytes, so a stored round can be compared by its hash. JSON keeps float64 exactly:
+Python writes the shortest decimal that reads back as the same double.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_DTYPES = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 
 
 def pack(fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
