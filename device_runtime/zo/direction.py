@@ -186,20 +186,6 @@ def check_epsilon(epsilon: float) -> None:
         raise ZoError(f"epsilon is {epsilon}: use a finite positive one")
 
 
-def _sum_in_lanes(values: NDArray[np.float64], offset: int) -> float:
-    """Add values in eight lanes by (offset + index) mod 8, ascending, then the lanes in order."""
-    before = offset % LANES
-    rows = -(-(before + len(values)) // LANES)
-    padded = np.zeros(rows * LANES)
-    padded[before : before + len(values)] = values
-    total = 0.0
-    if rows:
-        # A cumulative sum adds strictly in order; NumPy's sum may add in pairs.
-        for lane in np.cumsum(padded.reshape(rows, LANES), axis=0)[-1]:
-            total = total + float(lane)
-    return total
-
-
 def expand(direction: Direction, count: int) -> Sequence[Direction]:
     """Return `count` directions that differ in their seed alone: seed, seed + 1, ... modulo 2^64."""
     return [
@@ -212,3 +198,24 @@ def expand(direction: Direction, count: int) -> Sequence[Direction]:
         )
         for step in range(count)
     ]
+
+
+def lanes(values: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
+    """Return the eight sums of values whose (offset + index) mod 8 is 0 to 7, each added in ascending order.
+
+    Shapes: (count,) -> (8,) float64.
+    """
+    before = offset % LANES
+    rows = -(-(before + len(values)) // LANES)
+    padded = np.zeros((rows + 1) * LANES)  # the first row is the zeros that the sums start from
+    padded[LANES + before : LANES + before + len(values)] = values
+    # A cumulative sum adds strictly in order; NumPy's sum may add in pairs.
+    sums: NDArray[np.float64] = np.cumsum(padded.reshape(rows + 1, LANES), axis=0)[-1]
+    return sums
+
+
+def _sum_in_lanes(values: NDArray[np.float64], offset: int) -> float:
+    total = 0.0
+    for lane in lanes(values, offset):
+        total = total + float(lane)
+    return total
