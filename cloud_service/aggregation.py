@@ -33,7 +33,7 @@ def usable(plan: RoundPlan, reports: Sequence[ClientReport]) -> tuple[ClientRepo
 
 
 def robust_bound(reports: Sequence[ClientReport]) -> float:
-    """6 deviations, one taken as median |rho| / 0.6745 over all scalars of a round; infinite when that is 0."""
+    """6 deviations, one taken as median |rho| / 0.6745 over a round's scalars; infinite when that is 0."""
     scalars = np.abs(np.array([scalar for report in reports for scalar in report.scalars], dtype=np.float64))
     median = float(np.median(scalars)) if scalars.size else 0.0
     return _BOUND_DEVIATIONS * median / _MEDIAN_OF_NORMAL if median > 0.0 else math.inf

@@ -1,18 +1,18 @@
 """Estimators: which directions a task names, and how the scalars that come back become a gradient.
 
 All estimate S^2 grad f, the gradient in the metric of the scale s (S = diag(s); without a scale S = I), so
-that a step along the estimate is a step of preconditioned gradient descent. With z = a s (.) v + c u and rho
-= z . grad f:
+that a step along the estimate is one of preconditioned gradient descent. With z = a s (.) v + c u, rho = z .
+grad f:
 
-* isotropic: a = 1 and no guide, E[z z^T] = S^2, so rho z is unbiased as it is (MeZO, arXiv 2305.17333, calibrated
-  and with a scale; DeComFL, arXiv 2405.15861, is the same with shared seeds).
+* isotropic: a = 1 and no guide, E[z z^T] = S^2, so rho z is unbiased as it is (MeZO, arXiv 2305.17333,
+  calibrated and with a scale; DeComFL, arXiv 2405.15861, is the same with shared seeds).
 * zgr (CooperLLM, arXiv 2601.12917; covariance of Guided Evolution Strategies, arXiv 1806.10230):
   Sigma = E[z z^T] = a^2 S^2 + c^2 u u^T, calibrated by S^2 Sigma^-1 (Sherman-Morrison):
 
       S^2 Sigma^-1 z = (z - kappa (u . S^-2 z) u) / a^2,  kappa = r / (1 + r |S^-1 u|^2),  r = c^2 / a^2
 
-  so E[rho S^2 Sigma^-1 z] = S^2 grad f for every fraction, where the paper's own form rho z is off by Sigma. The
-  sign of the guide needs no draw: v and -v are equally likely, and rho z is the same for z and -z.
+  so E[rho S^2 Sigma^-1 z] = S^2 grad f for every fraction, where the paper's own form rho z is off by Sigma.
+  The sign of the guide needs no draw: v and -v are equally likely, and rho z is the same for z and -z.
 """
 
 from __future__ import annotations

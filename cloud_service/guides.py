@@ -1,0 +1,204 @@
+"""Back-propagation on examples that the cloud holds: loss, gradient, guides, scale. The only user of torch.
+
+The model that is differentiated is the one that was lowered (`export.model`, imported here alone and only
+when needed). What lies before the first active segment never changes during a job, so its hidden states are
+computed once and kept. Everything is deterministic: fixed batches, one thread, sums in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cloud_service.plan import Float32, Float64, Guide, Guides
+from device_runtime.bundle import Bundle
+from device_runtime.examples import Example
+from device_runtime.text import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.model import Model
+
+_ROWS = 32
+# Features that hardly vary would get a huge scale: their mean square counts as at least 1 % of the tensor's.
+_DAMPING = 0.01
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A batch at the entrance of the first active segment. `rows` are its examples' numbers."""
+
+    rows: tuple[int, ...]
+    hidden: torch.Tensor  # float32 [B,T,D]
+    mask: torch.Tensor  # the family's
+    attention_mask: torch.Tensor  # float32 [B,T]
+    labels: torch.Tensor  # int64 [B]
+
+
+def open_model(bundle: Bundle) -> Model:
+    """The bundle's torch model on one thread, its adapter that of the bundle.
+
+    Raises BundleError when the source weights are not here or not those of the bundle: get them.
+    """
+    import torch
+
+    from export.model import build
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    model = build(bundle.manifest)
+    model.load_adapter(bundle.adapter)
+    return model
+
+
+class Objective:
+    """The mean loss of labelled examples as a function of the adapter's active segments.
+
+    `adapter` arguments are float32 (n,); outside the active segments they must be the bundle's adapter.
+    """
+
+    def __init__(
+        self, model: Model, bundle: Bundle, examples: Sequence[Example], active_segments: Sequence[int]
+    ) -> None:
+        self.layout, self.classes = bundle.layout, len(bundle.class_names)
+        self.segments = tuple(active_segments)
+        self.examples = len(examples)
+        self.labels = np.array([bundle.class_names.index(example.label) for example in examples], np.int64)
+        self._model = model
+        self._first = self.segments[0]
+        self._batches = list(self._keep(bundle, [example.text for example in examples]))
+
+    def loss_and_gradient(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, Float64]:
+        """Mean loss (nats) and its gradient (n,), zero in inactive segments, over some or all examples."""
+        import torch
+
+        self._model.load_adapter(adapter)
+        gradient, loss_sum, count_sum = np.zeros(self.layout.parameters), 0.0, 0.0
+        for batch, weights in self._chosen(rows):
+            loss, count, _ = self._run(batch, batch.labels)
+            total = (loss * weights).sum()
+            (part,) = torch.autograd.grad(total, [self._model.adapter])
+            gradient += part.numpy().astype(np.float64)
+            loss_sum += float(total.detach())
+            count_sum += float((count * weights).sum())
+        inactive = np.ones(self.layout.parameters, bool)
+        for segment in self.segments:
+            inactive[self.layout.segment_slice(segment)] = False
+        gradient[inactive] = 0.0
+        return loss_sum / count_sum, gradient / count_sum
+
+    def score(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, int, int]:
+        """Mean loss in nats, correct answers and number of examples, over some or all of them."""
+        import torch
+
+        self._model.load_adapter(adapter)
+        loss_sum, count_sum, correct, total = 0.0, 0.0, 0, 0
+        with torch.no_grad():
+            for batch, weights in self._chosen(rows):
+                loss, count, logits = self._run(batch, batch.labels)
+                loss_sum += float((loss * weights).sum())
+                count_sum += float((count * weights).sum())
+                correct += int((((logits.argmax(-1) == batch.labels).float()) * weights).sum())
+                total += int(weights.sum())
+        return loss_sum / count_sum, correct, total
+
+    def scale(self, adapter: Float32) -> Float32:
+        """s (n,), positive: reciprocal root mean squares of each parameter's gradients; 1 where inactive.
+
+        In the last segment (the head) the gradients are those of a head of zeros with every label in turn:
+        for a linear head this is 1 / rms(feature) for a weight and 1 for a bias, however the head may be at
+        `adapter`. So one unit of noise moves every logit equally. Elsewhere they are the gradients of the
+        examples' own labels. A squared gradient counts as at least 1 % of its tensor's (of its segment's
+        where the tensor has none) mean.
+        """
+        squares = np.zeros(self.layout.parameters)
+        head = self.layout.segment_slice(self.layout.segments[-1])
+        blank = adapter.copy()
+        blank[head] = 0.0
+        if self._first < self.layout.segments[-1]:
+            squares += self._mean_squares(adapter, None)
+        if self.segments[-1] == self.layout.segments[-1]:
+            labelled = [self._mean_squares(blank, label)[head] for label in range(self.classes)]
+            squares[head] = np.sum(labelled, axis=0) / self.classes
+        unit = (self.classes - 1) / self.classes**2  # mean square of (1/C - [label = c]) over the labels
+        scale = np.ones(self.layout.parameters)
+        for segment in self.segments:
+            whole = float(np.mean(squares[self.layout.segment_slice(segment)]))
+            for tensor in self.layout.segment_tensors(segment):
+                mean = float(np.mean(squares[tensor.span])) or whole or unit
+                scale[tensor.span] = np.sqrt(unit / (squares[tensor.span] + _DAMPING * mean))
+        return scale.astype(np.float32)
+
+    def guides(self, adapter: Float32, scale: Float32 | None) -> Guides:
+        """The public gradient at an adapter in the scale's metric, S^2 grad; no guide where it is zero."""
+        _, gradient = self.loss_and_gradient(adapter)
+        parts = [self.layout.segment_slice(segment) for segment in self.segments]
+        s = np.ones(self.layout.parameters) if scale is None else scale.astype(np.float64)
+        gradient = gradient * s * s
+        length = float(np.sqrt(np.sum(gradient * gradient)))
+        if length == 0.0:
+            return Guides()
+        wanted = float(np.sqrt(sum(float(np.sum(s[part] * s[part])) for part in parts)))
+        values = (gradient * (wanted / length)).astype(np.float32)
+        digest = hashlib.sha256(b"".join(values[part].astype("<f4").tobytes() for part in parts))
+        return Guides(Guide(digest.digest(), self.segments, values), length / wanted)
+
+    def _keep(self, bundle: Bundle, texts: Sequence[str]) -> Iterable[_Kept]:
+        """Batches of texts of similar length, run up to the first active segment."""
+        import torch
+
+        tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
+        lengths = [len(tokenizer.ids(text)[0]) for text in texts]
+        order = sorted(range(len(texts)), key=lambda row: (lengths[row], row))
+        network = self._model.network
+        self._model.load_adapter(bundle.adapter)
+        for start in range(0, len(order), _ROWS):
+            rows = tuple(order[start : start + _ROWS])
+            encoded = tokenizer.encode([texts[row] for row in rows])
+            ids, ones = torch.from_numpy(encoded.input_ids), torch.from_numpy(encoded.attention_mask)
+            with torch.no_grad():
+                hidden, mask = network.embed(ids, ones)
+                for k in range(self._first):
+                    if k < len(network.segments):
+                        hidden = network.segments[k](hidden, mask, *self._model.segment_tensors(k))
+            yield _Kept(rows, hidden, mask, ones.float(), torch.from_numpy(self.labels[list(rows)]))
+
+    def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(loss [B], count [B], logits [B,C]) of a kept batch under the loaded adapter."""
+        network, hidden = self._model.network, batch.hidden
+        last = len(network.segments)
+        for k in range(self._first, last):
+            hidden = network.segments[k](hidden, batch.mask, *self._model.segment_tensors(k))
+        outputs: tuple[Any, Any, Any] = network.head(
+            hidden, batch.attention_mask, labels, *self._model.segment_tensors(last)
+        )
+        return outputs
+
+    def _chosen(self, rows: Iterable[int] | None) -> Iterable[tuple[_Kept, torch.Tensor]]:
+        """Batches with a weight for each row, 1 for a chosen example, else 0; none without a chosen one."""
+        import torch
+
+        chosen = None if rows is None else set(rows)
+        for batch in self._batches:
+            weights = [1.0 if chosen is None or row in chosen else 0.0 for row in batch.rows]
+            if any(weights):
+                yield batch, torch.tensor(weights)
+
+    def _mean_squares(self, adapter: Float32, label: int | None) -> Float64:
+        """Mean over examples of one example's squared gradient (n,), with its own or a given label."""
+        import torch
+
+        self._model.load_adapter(adapter)
+        squares = np.zeros(self.layout.parameters)
+        for batch in self._batches:
+            labels = batch.labels if label is None else torch.full_like(batch.labels, label)
+            loss, _, _ = self._run(batch, labels)
+            for row in range(len(batch.rows)):
+                (part,) = torch.autograd.grad(loss[row], [self._model.adapter], retain_graph=True)
+                squares += part.numpy().astype(np.float64) ** 2
+        return squares / self.examples

@@ -1,0 +1,89 @@
+"""What a job does with its public data: version 0, scale, guides and scores (see preparation.PublicSide)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cloud_service.job import Job
+from cloud_service.plan import Float32, Guides, RoundState
+from cloud_service.preparation import NoPublicSide, PublicSide
+from device_runtime.bundle import Bundle
+from device_runtime.examples import Example, read_examples
+
+if TYPE_CHECKING:
+    from cloud_service.guides import Objective
+    from export.model import Model
+
+
+def public_side(job: Job, bundle: Bundle) -> PublicSide:
+    """The public side of a job; one without torch where the job names neither public nor evaluation data.
+
+    Raises ExamplesError for a file that cannot be read as examples of the bundle's classes: show it, correct
+    it.
+    """
+    if not job.public and not job.eval:
+        return NoPublicSide()
+    public = read_examples(job.public, bundle.class_names) if job.public else []
+    evaluation = read_examples(job.eval, bundle.class_names) if job.eval else []
+    return PublicData(job, bundle, public, evaluation)
+
+
+class PublicData:
+    """Computes with the bundle's torch model, which is loaded when it is first needed."""
+
+    def __init__(
+        self, job: Job, bundle: Bundle, public: Sequence[Example], evaluation: Sequence[Example]
+    ) -> None:
+        self._job, self._bundle = job, bundle
+        self._public, self._evaluation = public, evaluation
+
+    def start(self, adapter: Float32) -> Float32:
+        from cloud_service.public_fit import fit
+
+        if self._job.start != "public_fit" or not self._public:
+            return adapter
+        return fit(self._objective, adapter, self._fitting_scale).adapter
+
+    def scale(self, adapter: Float32) -> Float32 | None:
+        return self._fitting_scale if self._job.scale == "public" and self._public else None
+
+    def guides(self, state: RoundState) -> Guides:
+        """None where the job has no use for them: isotropic directions and a guide weight of 0."""
+        unused = self._job.estimator == "isotropic" and self._job.guide_weight == 0.0
+        if unused or not self._public:
+            return Guides()
+        return self._objective.guides(state.adapter, self.scale(state.adapter))
+
+    def evaluate(self, adapter: Float32) -> tuple[float, int, int] | None:
+        return self._scored.score(adapter) if self._evaluation else None
+
+    @cached_property
+    def _model(self) -> Model:
+        from cloud_service.guides import open_model
+
+        return open_model(self._bundle)
+
+    @cached_property
+    def _segments(self) -> tuple[int, ...]:
+        named = self._job.segments(self._bundle.manifest.chain.segments + 1)
+        return tuple(segment for segment in named if segment in self._bundle.layout.segments)
+
+    @cached_property
+    def _objective(self) -> Objective:
+        return self._over(self._public)
+
+    @cached_property
+    def _scored(self) -> Objective:
+        return self._over(self._evaluation)
+
+    def _over(self, examples: Sequence[Example]) -> Objective:
+        from cloud_service.guides import Objective
+
+        return Objective(self._model, self._bundle, examples, self._segments)
+
+    @cached_property
+    def _fitting_scale(self) -> Float32:
+        """At the bundle's adapter, so that a restarted service finds the same one."""
+        return self._objective.scale(self._bundle.adapter)

@@ -1,0 +1,130 @@
+"""Fitting the adapter by back-propagation on examples that the cloud holds: warm start, baselines.
+
+    minimise  mean loss(theta) + penalty / 2 * |(theta - start) / s|^2    over the active segments
+
+by L-BFGS in the coordinates (theta - start) / s (two-loop recursion: J. Nocedal, "Updating quasi-Newton
+matrices with limited storage", Math. Comp. 35, 1980). The penalty is chosen on examples that were held out
+from the fit, so a few public examples are not overfitted. The same function on public and private examples
+together is the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud_service.guides import Objective
+from cloud_service.plan import Float32, Float64
+from device_runtime.zo.grid import STEPS, round_to_grid
+from device_runtime.zo.layout import Layout
+
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_FOLDS = 5
+_STEPS = 60
+_MEMORY = 10
+# Of the grid's bound: room for training that starts from the fit.
+_LARGEST_FRACTION = 0.5
+
+Loss = Callable[[Float64], tuple[float, Float64]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted adapter on the grid, (n,), and how its penalty was chosen: accuracy on held-out examples."""
+
+    adapter: Float32
+    penalty: float
+    held_out_accuracy: float
+
+
+def fit(
+    objective: Objective,
+    start: Float32,
+    scale: Float32 | None,
+    penalties: Sequence[float] = PENALTIES,
+    folds: int = _FOLDS,
+) -> Fit:
+    """Chooses the penalty by cross-validation (best accuracy, then loss), then fits all examples with it.
+
+    With fewer examples than twice the folds, there is nothing to hold out and the largest penalty is taken.
+    Deterministic: example i is held out in fold i % folds.
+    """
+    everything = range(objective.examples)
+    best = (-1.0, 0.0, max(penalties))
+    if objective.examples >= 2 * folds:
+        for penalty in penalties:
+            correct, loss_sum = 0, 0.0
+            for fold in range(folds):
+                inside = [row for row in everything if row % folds != fold]
+                outside = [row for row in everything if row % folds == fold]
+                fitted = _minimise(objective, start, scale, penalty, inside)
+                loss, right, count = objective.score(fitted, outside)
+                correct, loss_sum = correct + right, loss_sum + loss * count
+            best = max(best, (correct / objective.examples, -loss_sum, penalty))
+    return Fit(_minimise(objective, start, scale, best[2], everything), best[2], best[0])
+
+
+def on_grid(values: Float64, layout: Layout) -> Float32:
+    """The nearest adapter on the layout's grid, each value cut to half of its tensor's bound."""
+    adapter = np.zeros(layout.parameters, dtype=np.float32)
+    for tensor in layout.tensors:
+        bound = _LARGEST_FRACTION * STEPS * 2.0**-tensor.exponent
+        adapter[tensor.span] = round_to_grid(np.clip(values[tensor.span], -bound, bound), tensor.exponent)
+    return adapter
+
+
+def _minimise(
+    objective: Objective, start: Float32, scale: Float32 | None, penalty: float, rows: Sequence[int]
+) -> Float32:
+    s = np.ones(start.size) if scale is None else scale.astype(np.float64)
+
+    def loss(phi: Float64) -> tuple[float, Float64]:
+        value, gradient = objective.loss_and_gradient((start + s * phi).astype(np.float32), rows)
+        return value + penalty / 2.0 * float(phi @ phi), gradient * s + penalty * phi
+
+    return on_grid(start + s * lbfgs(loss, np.zeros(start.size)), objective.layout)
+
+
+def lbfgs(loss: Loss, start: Float64, steps: int = _STEPS, tolerance: float = 1e-4) -> Float64:
+    """A minimiser of a smooth function given as (value, gradient); stops when |gradient| < tolerance.
+
+    Step lengths are halved until the value falls enough (Armijo, 1e-4); a pair without positive curvature is
+    left out of the memory.
+    """
+    x, (value, gradient) = start, loss(start)
+    pairs: list[tuple[Float64, Float64]] = []
+    for _ in range(steps):
+        if float(np.sqrt(gradient @ gradient)) < tolerance:
+            break
+        move = _descent(gradient, pairs)
+        slope, length = float(move @ gradient), 1.0
+        while True:
+            ahead = x + length * move
+            new_value, new_gradient = loss(ahead)
+            if new_value <= value + 1e-4 * length * slope or length < 1e-6:
+                break
+            length /= 2.0
+        if new_value >= value:
+            break
+        if float((ahead - x) @ (new_gradient - gradient)) > 1e-12:
+            pairs = [*pairs, (ahead - x, new_gradient - gradient)][-_MEMORY:]
+        x, value, gradient = ahead, new_value, new_gradient
+    return x
+
+
+def _descent(gradient: Float64, pairs: Sequence[tuple[Float64, Float64]]) -> Float64:
+    """-H grad by the two-loop recursion; at first a step of unit length at most."""
+    if not pairs:
+        return -gradient / max(1.0, float(np.sqrt(gradient @ gradient)))
+    q, kept = gradient, []
+    for moved, turned in reversed(pairs):
+        alpha = float(moved @ q) / float(moved @ turned)
+        kept.append(alpha)
+        q = q - alpha * turned
+    moved, turned = pairs[-1]
+    q = q * (float(moved @ turned) / float(turned @ turned))
+    for (moved, turned), alpha in zip(pairs, reversed(kept), strict=True):
+        q = q + moved * (alpha - float(turned @ q) / float(moved @ turned))
+    return -q
