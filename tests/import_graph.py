@@ -66,22 +66,22 @@ def reached_eagerly(module: str, imports: list[Import], modules: dict[str, Path]
     return reached
 
 
-def _import_nodes(tree: ast.AST, lazy: bool) -> Iterator[tuple[ast.stmt | ast.Call, bool]]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_import_call(node):
-            assert isinstance(node, (ast.stmt, ast.Call))
-            yield node, lazy
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield from _import_nodes(other, lazy)
-            continue
-        inside_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        yield from _import_nodes(node, lazy or inside_function)
+def _import_nodes(node: ast.AST, lazy: bool) -> Iterator[tuple[ast.stmt | ast.Call, bool]]:
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield node, lazy
+    if isinstance(node, ast.Call) and _is_import_call(node):
+        yield node, lazy
+    inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    children: list[ast.AST] = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        children = list(node.orelse)
+    for child in children:
+        yield from _import_nodes(child, inside)
 
 
-def _is_import_call(node: ast.AST) -> bool:
-    """Whether a node is import_module("name") or __import__("name")."""
-    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+def _is_import_call(node: ast.Call) -> bool:
+    """Whether a call is import_module("name") or __import__("name")."""
+    if not node.args or not isinstance(node.args[0], ast.Constant):
         return False
     return ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
 
