@@ -18,17 +18,17 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
-from cloud_service import leases, rounds
-from cloud_service.federation import Federation, may_join, member
-from cloud_service.plan import ClientReport, Float32, RoundPlan, RoundSettings, RoundState
+from cloud_service import leases, opening, rounds
+from cloud_service.federation import Federation
+from cloud_service.messages import task_guides
+from cloud_service.plan import Float32, RoundPlan, RoundState
 from cloud_service.preparation import Preparation
-from cloud_service.store import clients, jobs, latest_version, one, open_round, reports, tasks, versions
+from cloud_service.store import guides, jobs, latest_version, one, unfinished_round, versions
 from cloud_service.store import metrics as metric_rows
 from cloud_service.store import rounds as round_rows
 from cloud_service.versions import prune, version_row
-from protos import federation_pb2 as pb
 
 _LOG = logging.getLogger("cooperllm.serve")
 
@@ -37,14 +37,13 @@ LONGEST_TICK_MS = 5_000
 
 
 class Conductor:
-    """The one who moves a job on. `segments` counts the program's segments with the head; one thread calls `step`."""
+    """The one who moves a job on; one thread calls `step`."""
 
     def __init__(
         self,
         federation: Federation,
         preparation: Preparation,
         bundle_adapter: Float32,
-        segments: int,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.federation = federation
@@ -52,8 +51,6 @@ class Conductor:
         self.store, self.artifacts = federation.store, federation.artifacts
         self.job, self.layout = federation.job, federation.layout
         self._bundle_adapter = bundle_adapter
-        with_parameters = set(self.layout.segments)
-        self._active = tuple(item for item in self.job.segments(segments) if item in with_parameters)
         self._clock_s = clock_s
         self._ticked_s = clock_s()
         self._tick_ms = max(20, min(1_000, int(self.job.lease_s * 100)))
@@ -74,7 +71,7 @@ class Conductor:
     def step(self) -> bool:
         """Makes at most one transition; answers whether the next one may be due at once."""
         with self.store.transaction() as connection:
-            job, newest, out = one(connection, jobs), latest_version(connection), open_round(connection)
+            job, newest, out = one(connection, jobs), latest_version(connection), unfinished_round(connection)
         assert job is not None  # written by serve before anything starts
         if newest is None:
             self.preparation.begin(self._bundle_adapter)
@@ -83,11 +80,12 @@ class Conductor:
             return False
         if out is None:
             return self._open(newest)
-        self._tick(out.number)
         self._start_work(newest)
-        with self.store.transaction() as connection:
-            complete = leases.is_complete(connection, out.number, self.job.min_reports, self.federation.times)
-        if not complete or not self._work_is_done():
+        if out.status == "open":
+            self._tick(out.number)
+            if not self._work_is_done() or not self._end_waiting(out.number):
+                return False
+        elif not self._work_is_done():
             return False
         self._close(out, newest)
         return True
@@ -95,7 +93,7 @@ class Conductor:
     def _state(self, row: Row[Any]) -> RoundState:
         return RoundState.from_bytes(self.artifacts.get(row.state_sha256))
 
-    # --- time ---------------------------------------------------------------------------------------------------
+    # --- time ------------------------------------------------------------------------------------------------
 
     def _tick(self, round_number: int) -> None:
         elapsed_ms = int((self._clock_s() - self._ticked_s) * 1000)
@@ -106,7 +104,7 @@ class Conductor:
             lapsed = leases.tick(connection, round_number, min(elapsed_ms, LONGEST_TICK_MS))
         self.federation.metrics.expired.inc(lapsed)
 
-    # --- what is computed while a round is out ----------------------------------------------------------------------
+    # --- what is computed while a round is out ---------------------------------------------------------------
 
     def _start_work(self, newest: Row[Any]) -> None:
         if self._work is None or self._work[0] != newest.number:
@@ -129,96 +127,73 @@ class Conductor:
         every = self.job.evaluate_every_rounds
         return version == self.job.rounds or (every > 0 and version % every == 0)
 
-    # --- opening ------------------------------------------------------------------------------------------------
+    # --- opening ---------------------------------------------------------------------------------------------
 
     def _open(self, newest: Row[Any]) -> bool:
         number = newest.number
         with self.store.transaction() as connection:
-            candidates = self._candidates(connection)
+            known = opening.candidates(connection, self.job, self.layout, self.federation.active_segments)
             over = one(connection, round_rows, round_rows.c.number == number) is not None
-        if over:
-            with self.store.transaction() as connection:
+            if over:
                 connection.execute(sa.update(jobs).values(status="finished"))
-            return False
         wanted = self.job.wanted_clients if number == 0 else self.job.min_reports
         last = number == self.job.rounds
-        if len(candidates) < wanted and not last:
+        if over or (len(known) < wanted and not last):
             return False
-        everybody = [row.client_id for row in candidates]
+        everybody = [item.client_id for item in known]
+        if last:
+            self._commit_opening(number, None, tuple(everybody))
+            return True
+        cohort = rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
         state = self._state(newest)
-        cohort = (
-            tuple(sorted(everybody))
-            if last
-            else rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
+        if self.preparation.guides(number) is None:
+            self.preparation.prepare_guides(number, state)
+        found = self.preparation.guides(number)
+        assert found is not None
+        settings = opening.settings_of(
+            self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )
-        plan_sha256 = ""
-        if not last:
-            if self.preparation.guides(number) is None:
-                self.preparation.prepare_guides(number, state)
-            chosen = [member(row) for row in candidates if row.client_id in cohort]
-            plan_sha256 = self.artifacts.put(self._plan(state, chosen).to_bytes())
-        self._commit_opening(number, plan_sha256, cohort)
+        chosen = [item for item in known if item.client_id in cohort]
+        self._commit_opening(number, rounds.open_round(state, settings, chosen, found, self.layout), cohort)
         return True
 
-    def _candidates(self, connection: Connection) -> list[Row[Any]]:
-        seen = sa.select(clients).where(clients.c.checked_in, ~clients.c.missed).order_by(clients.c.client_id)
-        return [row for row in connection.execute(seen).all() if may_join(self.job, member(row))]
-
-    def _plan(self, state: RoundState, chosen: list[Any]) -> RoundPlan:
-        found = self.preparation.guides(state.version)
-        assert found is not None
-        return rounds.open_round(state, self._settings(), chosen, found, self.layout)
-
-    def _settings(self) -> RoundSettings:
-        job = self.job
-        with self.store.transaction() as connection:
-            scale_sha256 = connection.execute(sa.select(jobs.c.scale_sha256)).scalar_one()
-        return RoundSettings(
-            estimator=job.estimator,
-            directions=job.directions,
-            directions_per_task=job.directions_per_task,
-            batch_examples=job.batch_examples,
-            epsilon=job.epsilon,
-            learning_rate=job.learning_rate,
-            rounds=job.rounds,
-            momentum=job.momentum,
-            guide_weight=job.guide_weight,
-            isotropic_fraction=job.isotropic_fraction,
-            paper_form=job.paper_form,
-            active_segments=self._active,
-            scale_sha256=bytes.fromhex(scale_sha256),
-            local_steps=job.local_steps,
-            local_learning_rate=job.local_learning_rate,
-            seed=job.seed,
-            scalar_clip=job.scalar_clip,
-            scalar_noise_std=job.scalar_noise_std,
-        )
-
-    def _commit_opening(self, number: int, plan_sha256: str, cohort: tuple[str, ...]) -> None:
+    def _commit_opening(self, number: int, plan: RoundPlan | None, cohort: tuple[str, ...]) -> None:
         times = self.federation.times
+        name = "" if plan is None else self.artifacts.put(plan.to_bytes())
         with self.store.transaction() as connection:
             connection.execute(
                 sa.insert(round_rows).values(
-                    number=number,
-                    status="open",
-                    plan_sha256=plan_sha256,
-                    opened_ms=self.federation.clock_ms(),
+                    number=number, status="open", plan_sha256=name, opened_ms=self.federation.clock_ms()
                 )
             )
-            if plan_sha256:
+            if plan is not None:
                 leases.offer(connection, number, "directions", cohort, times)
+                if any(task_guides(plan, task) for task in plan.tasks):
+                    connection.execute(sa.update(guides).where(guides.c.round == number).values(sent=True))
             if self._evaluates(number):
                 leases.offer(connection, number, "evaluate", cohort, times)
         self._ticked_s = self._clock_s()
         self.federation.metrics.round.set(number)
 
-    # --- closing ------------------------------------------------------------------------------------------------
+    # --- closing ---------------------------------------------------------------------------------------------
+
+    def _end_waiting(self, number: int) -> bool:
+        """Whether nothing more is awaited; from this transaction on no report of the round is accepted."""
+        with self.store.transaction() as connection:
+            if not leases.is_complete(connection, number, self.job.min_reports, self.federation.times):
+                return False
+            leases.close(connection, number)
+            connection.execute(
+                sa.update(round_rows).where(round_rows.c.number == number).values(status="closing")
+            )
+        return True
 
     def _close(self, out: Row[Any], newest: Row[Any]) -> None:
         if not out.plan_sha256:
             self._commit_closing(out, {}, None)
             return
-        found, refusals = self._reports(out.number)
+        with self.store.transaction() as connection:
+            found, refusals = opening.reports_of(connection, out.number)
         if not found:
             self._fail(out, f"round {out.number}: no device could do its task: {refusals}")
             return
@@ -234,30 +209,11 @@ class Conductor:
         with self.store.transaction() as connection:
             prune(connection, self.artifacts, after.version)
 
-    def _reports(self, number: int) -> tuple[list[ClientReport], str]:
-        query = (
-            sa.select(reports)
-            .join(tasks, tasks.c.task_id == reports.c.task_id)
-            .where(reports.c.round == number, tasks.c.kind == "directions")
-            .order_by(reports.c.client_id)
-        )
-        found: list[ClientReport] = []
-        refusals = ""
-        with self.store.transaction() as connection:
-            for row in connection.execute(query).all():
-                body = pb.Report.FromString(row.body)
-                if body.status == pb.REPORT_STATUS_OK:
-                    found.append(ClientReport(row.client_id, tuple(body.scalars), body.examples))
-                else:
-                    refusals = f"{pb.ReportStatus.Name(body.status)} {body.detail}"
-        return found, refusals
-
     def _commit_closing(
         self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None
     ) -> None:
         traffic = self.federation.metrics.take_traffic()
         with self.store.transaction() as connection:
-            leases.close(connection, out.number)
             connection.execute(
                 sa.update(round_rows)
                 .where(round_rows.c.number == out.number)
@@ -277,7 +233,6 @@ class Conductor:
 
     def _fail(self, out: Row[Any], detail: str) -> None:
         with self.store.transaction() as connection:
-            leases.close(connection, out.number)
             connection.execute(
                 sa.update(round_rows)
                 .where(round_rows.c.number == out.number)

@@ -17,7 +17,8 @@ from cloud_service import leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
-from cloud_service.plan import CohortMember, RoundPlan
+from cloud_service.opening import may_join, member
+from cloud_service.plan import RoundPlan
 from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
 from cloud_service.store import rounds as round_rows
 from cloud_service.versions import Chain
@@ -39,6 +40,7 @@ class Federation:
     job: Job
     layout: Layout
     bundle_sha256: str
+    active_segments: tuple[int, ...]
     metrics: Metrics
     enrollment_token: str = ""
     artifacts_url: str = ""
@@ -144,7 +146,7 @@ class Federation:
         """Gives an expired task of another client to this one: the plan grows by a member, in this transaction."""
         expired = leases.takeover(connection, out.number, client.client_id)
         newcomer = member(client)
-        if expired is None or not may_join(self.job, newcomer):
+        if expired is None or not may_join(self.job, self.layout, self.active_segments, newcomer):
             return None
         plan, _ = rounds.refill(self._plan(out.plan_sha256), newcomer, self.layout)
         name = self.artifacts.put(plan.to_bytes())
@@ -229,15 +231,3 @@ class Federation:
         asked = plan.task(client_id)
         assert asked is not None
         wire.check_directions_report(report, asked.scalars, adapter, plan.settings.scalar_clip)
-
-
-def member(row: Row[Any]) -> CohortMember:
-    """A client's row as a candidate for a cohort."""
-    return CohortMember(
-        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples
-    )
-
-
-def may_join(job: Job, candidate: CohortMember) -> bool:
-    """Whether what the client discloses and holds allows any task of this job."""
-    return candidate.max_scalars_per_round >= 1 and candidate.train_examples >= candidate.min_batch_examples

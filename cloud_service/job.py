@@ -19,6 +19,7 @@ else:
 CHOICES: dict[str, tuple[str, ...]] = {
     "estimator": ("isotropic", "zgr"),
     "directions": ("shared", "per_device"),
+    "learning_rate_decay": ("linear", "none"),
     "scale": ("public", "none"),
     "start": ("public_fit", "bundle"),
     "version_form": ("auto", "record", "delta", "snapshot", "mixed"),
@@ -79,6 +80,7 @@ class Job:
     batch_examples: int = 8
     epsilon: float = 1e-2
     learning_rate: float = 1e-2
+    learning_rate_decay: str = "linear"  # to 0 over the job's rounds; or "none"
     momentum: float = 0.9
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5

@@ -152,10 +152,16 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
     rows = connection.execute(
         sa.select(tasks).where(tasks.c.round == round_number, tasks.c.status != "replaced")
     ).all()
+    # Nobody else can do a lost evaluation, and no version depends on it: it is not waited for.
     awaited = [
         row
         for row in rows
-        if row.status in RUNNING or (row.status == "expired" and row.remaining_ms > -times.refill_wait_ms)
+        if row.status in RUNNING
+        or (
+            row.status == "expired"
+            and row.kind == "directions"
+            and row.remaining_ms > -times.refill_wait_ms
+        )
     ]
     if awaited:
         return False

@@ -78,10 +78,14 @@ class Preparation:
             connection.execute(sa.insert(versions).values(**row))
             connection.execute(sa.update(jobs).values(scale_sha256=name, status="running"))
 
+    def scale_sha256(self) -> str:
+        """The artifact that holds the job's scale, in hex; empty when it has none."""
+        with self.store.transaction() as connection:
+            return str(connection.execute(sa.select(jobs.c.scale_sha256)).scalar_one())
+
     def scale(self) -> Float32 | None:
         """The job's scale as the devices get it."""
-        with self.store.transaction() as connection:
-            name = connection.execute(sa.select(jobs.c.scale_sha256)).scalar_one()
+        name = self.scale_sha256()
         return load(self.artifacts.get(name))["scale"] if name else None
 
     def prepare_guides(self, round_number: int, state: RoundState) -> None:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from google.protobuf.json_format import MessageToDict
 from sqlalchemy.engine import Connection, Row
 
-from cloud_service.federation import Federation, may_join, member
+from cloud_service.federation import Federation
+from cloud_service.opening import may_join, member
 from cloud_service.store import (
     Store,
     clients,
@@ -40,7 +41,11 @@ def all_jobs(federation: Federation) -> list[dict[str, Any]]:
         assert row is not None
         newest, out = latest_version(connection), open_round(connection)
         known = connection.execute(sa.select(clients).where(clients.c.checked_in)).all()
-    usable = [item for item in known if may_join(federation.job, member(item))]
+    usable = [
+        item
+        for item in known
+        if may_join(federation.job, federation.layout, federation.active_segments, member(item))
+    ]
     return [
         {
             "name": row.name,

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
-import secrets
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 import uvicorn
 
-from cloud_service.artifacts import Artifacts, storage_error
+from cloud_service.artifacts import Artifacts
 from cloud_service.callers import Callers
 from cloud_service.conductor import Conductor
 from cloud_service.federation import Federation
 from cloud_service.grpc_service import GrpcService
+from cloud_service.holding import keep_job, kept_token, listen, lock_folder, reachable, read_tls
 from cloud_service.http_app import make_app
-from cloud_service.job import OPERATIONAL, Job
+from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.preparation import Preparation, PublicSide
-from cloud_service.store import Store, jobs, one
+from cloud_service.store import Store
 from device_runtime.bundle import MANIFEST_NAME, PARTS, Bundle
-from device_runtime.errors import OptionError, PortInUse, StoreInUse
 
 _GRACE_S = 5.0
 _LONGEST_STOP_S = 20.0
@@ -70,8 +64,8 @@ class Service:
         self._stop = threading.Event()
         self._failure: Exception | None = None
         with ExitStack() as opened:  # what was opened is closed again when a later step fails
-            opened.callback(os.close, _lock_folder(options.data_dir))
-            tls = _read_tls(options)
+            opened.callback(os.close, lock_folder(options.data_dir))
+            tls = read_tls(options.tls_key, options.tls_cert)
             self._http_socket = opened.enter_context(listen(options.host, options.http_port, "--http-port"))
             listen(
                 options.host, options.grpc_port, "--grpc-port"
@@ -84,28 +78,29 @@ class Service:
 
     def _build(self, job: Job, bundle: Bundle, public: PublicSide, tls: tuple[bytes, bytes] | None) -> None:
         options = self.options
-        token = options.operator_token or _kept_token(options.data_dir / "operator-token")
+        token = options.operator_token or kept_token(options.data_dir / "operator-token")
         artifacts = Artifacts(options.data_dir / "artifacts")
         keep_job(self.store, job, bundle)
         for file in (bundle.folder / MANIFEST_NAME, *(bundle.path(part) for part in PARTS)):
             artifacts.put_file(file)
         scheme = "http" if tls is None else "https"
-        self._http = f"{scheme}://{_reachable(options.host)}:{self._http_socket.getsockname()[1]}"
+        self._http = f"{scheme}://{reachable(options.host)}:{self._http_socket.getsockname()[1]}"
+        owned = set(bundle.layout.segments)
+        active = tuple(item for item in job.segments(bundle.manifest.chain.segments + 1) if item in owned)
         federation = Federation(
             self.store,
             artifacts,
             job,
             bundle.layout,
             bundle.sha256,
+            active,
             Metrics(),
             options.enrollment_token,
             options.artifacts_url or self._http,
             wake=lambda: self._conductor.wake.set(),
         )
         preparation = Preparation(self.store, artifacts, job, bundle.layout, public, federation.metrics)
-        self._conductor = Conductor(
-            federation, preparation, bundle.adapter, bundle.manifest.chain.segments + 1
-        )
+        self._conductor = Conductor(federation, preparation, bundle.adapter)
         callers = Callers(federation, token)
         self._grpc = GrpcService(callers, self._fail)
         self._grpc_port = self._grpc.listen(options.host, options.grpc_port, tls)
@@ -134,7 +129,7 @@ class Service:
         for thread in self._threads:
             thread.start()
         return Addresses(
-            f"{_reachable(self.options.host)}:{self._grpc_port}",
+            f"{reachable(self.options.host)}:{self._grpc_port}",
             self._http,
             "" if self.options.operator_token else str(self.options.data_dir / "operator-token"),
         )
@@ -176,96 +171,3 @@ class Service:
             work()
         except Exception as error:
             self._fail(error)
-
-
-def _lock_folder(folder: Path) -> int:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise storage_error(error, folder) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StoreInUse(
-            f"{folder} is in use by another service: stop it or choose another --data-dir"
-        ) from None
-    return handle
-
-
-def _kept_token(file: Path) -> str:
-    try:
-        if not file.exists():
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as target:
-                target.write(secrets.token_urlsafe(32) + "\n")
-        return file.read_text().strip()
-    except OSError as error:
-        raise storage_error(error, file) from None
-
-
-def _read_tls(options: ServeOptions) -> tuple[bytes, bytes] | None:
-    if (options.tls_key is None) != (options.tls_cert is None):
-        raise OptionError("give both --tls-key and --tls-cert, or neither")
-    if options.tls_key is None or options.tls_cert is None:
-        return None
-    try:
-        return options.tls_key.read_bytes(), options.tls_cert.read_bytes()
-    except OSError as error:
-        raise OptionError(f"cannot read {error.filename}: {error.strerror}: give a PEM file") from None
-
-
-def listen(host: str, port: int, option: str) -> socket.socket:
-    """A listening socket (port 0: any free one). Raises PortInUse or OptionError, which name `option`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(
-                f"cannot listen on {host}:{port}: stop the process that does, or choose another {option}"
-            ) from None
-        raise OptionError(
-            f"cannot listen on {host}:{port}: {error.strerror}: correct --host or {option}"
-        ) from None
-    return listener
-
-
-def _reachable(host: str) -> str:
-    """The name under which others reach a listening address: every-address stands for this machine's name."""
-    return socket.getfqdn() if host in ("0.0.0.0", "::", "") else host
-
-
-def keep_job(store: Store, job: Job, bundle: Bundle) -> None:
-    """Writes the job down, or checks that it is the one that was begun here: only operational settings may change."""
-    settings = job.to_json_object()
-    with store.transaction() as connection:
-        row = one(connection, jobs)
-        if row is None:
-            connection.execute(
-                sa.insert(jobs).values(
-                    job_id=1,
-                    name=job.name,
-                    settings=json.dumps(settings),
-                    bundle_sha256=bundle.sha256,
-                    status="preparing",
-                )
-            )
-            return
-        begun = json.loads(row.settings)
-        changed = sorted(
-            name for name in settings if name not in OPERATIONAL and settings[name] != begun.get(name)
-        )
-        if row.bundle_sha256 != bundle.sha256:
-            changed.append("bundle")
-        if changed:
-            raise OptionError(
-                f"job: this --data-dir or --database holds job {row.name!r} with another "
-                f"{', '.join(changed)}: use a new --data-dir, or the job as it was begun"
-            )
-        connection.execute(sa.update(jobs).values(settings=json.dumps(settings)))

@@ -67,7 +67,7 @@ rounds = sa.Table(
     "rounds",
     metadata,
     sa.Column("number", sa.BigInteger, sa.ForeignKey("versions.number"), primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),  # open, closed
+    sa.Column("status", sa.String(16), nullable=False),  # open, closing, closed
     sa.Column(
         "plan_sha256", sa.String(64), nullable=False
     ),  # artifact: RoundPlan.to_bytes(); "": only evaluations
@@ -109,6 +109,7 @@ guides = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False, index=True),
     sa.Column("segments", sa.Text, nullable=False),  # JSON list, ascending
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sent", sa.Boolean, nullable=False, default=False),  # named by a task, so that devices have it
 )
 
 # What was computed for a round before it opens (see conductor.py); one row once its guides are on disk.
@@ -202,3 +203,8 @@ def latest_version(connection: Connection) -> Row[Any] | None:
 def open_round(connection: Connection) -> Row[Any] | None:
     """The round that is out, or None between two rounds."""
     return one(connection, rounds, rounds.c.status == "open")
+
+
+def unfinished_round(connection: Connection) -> Row[Any] | None:
+    """The round that is out, or that no longer takes reports but has not given its version yet; or None."""
+    return one(connection, rounds, rounds.c.status.in_(("open", "closing")))

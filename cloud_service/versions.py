@@ -30,7 +30,9 @@ FORMS = ("record", "delta", "snapshot")
 
 def snapshot(adapter: Float32, layout: Layout) -> bytes:
     """A whole adapter as .safetensors, one float32 tensor per layout entry, as in a bundle."""
-    encoded: bytes = save({tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors})
+    encoded: bytes = save(
+        {tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors}
+    )
     return encoded
 
 
@@ -197,4 +199,8 @@ def _held_guides(connection: Connection, client_id: str) -> set[str]:
         )
     )
     number = connection.execute(last).scalar()
-    return set(connection.execute(sa.select(guides.c.sha256).where(guides.c.round == number)).scalars())
+    return set(
+        connection.execute(
+            sa.select(guides.c.sha256).where(guides.c.round == number, guides.c.sent)
+        ).scalars()
+    )

@@ -229,7 +229,7 @@ class FakeDevice:
             time.sleep(reply.retry.min_ms / 1000)
         return True
 
-    def session(self, seconds: float = 30.0) -> None:
+    def session(self, seconds: float = 60.0) -> None:
         """Goes on until the job has finished, whatever happens to the service meanwhile."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:

@@ -37,6 +37,8 @@ def write_bundle(folder: Path) -> Bundle:
     names = {"program": "program.pte", "adapter": "adapter.safetensors", "tokenizer": "tokenizer.json"}
     manifest = bundle_pb2.Manifest(format_version=1, family="none", precision="fp32")
     manifest.chain.segments, manifest.chain.batch_examples, manifest.chain.hidden_size = 2, 8, 4
+    manifest.text.max_tokens, manifest.text.pad_to_multiple_tokens = 16, 8
+    manifest.text.truncation_side = manifest.text.padding_side = "right"
     manifest.task.kind = "sequence_classification"
     manifest.task.class_names.extend(["a", "b"])
     manifest.layout.parameters, manifest.layout.sha256 = layout.parameters, layout.sha256()

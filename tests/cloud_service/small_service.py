@@ -1,18 +1,22 @@
 """A real service over a small bundle, with a public side in NumPy: no torch, no model.
 
-Run as a program it serves until it is killed: small_service.py BUNDLE DATA_DIR JOB_JSON
+Run as a program it serves until it is killed: small_service.py BUNDLE DATA_DIR JOB_JSON PORTS_JSON MOMENT
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from cloud_service.job import Job, from_table
 from cloud_service.plan import Float32, Guide, Guides, RoundState
@@ -31,6 +35,7 @@ QUICK: dict[str, Any] = {
     "directions_per_task": 4,
     "epsilon": 0.01,
     "learning_rate": 0.05,
+    "momentum": 0.0,
     "evaluate_every_rounds": 2,
     "seed": 5,
     "lease_s": 30.0,
@@ -79,11 +84,31 @@ def started(bundle: Bundle, data_dir: Path, job: Job, **options: Any) -> tuple[S
     return service, service.start()
 
 
+def kill_at(service: Service, moment: int) -> None:
+    """Ends this process by SIGKILL at the moment-th begin or commit of a transaction: just before it happens."""
+    seen = itertools.count(1)
+
+    def count(_: Any) -> None:
+        if next(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for event in ("begin", "commit"):
+        sa.event.listen(service.store.engine, event, count)
+
+
 def main() -> None:
     bundle = Bundle.open(sys.argv[1])
-    job = small_job(bundle, **json.loads(sys.argv[3]))
-    service, where = started(bundle, Path(sys.argv[2]), job)
-    print(json.dumps({"grpc": where.grpc, "http": where.http}), flush=True)
+    ports, moment = json.loads(sys.argv[4]), int(sys.argv[5])
+    service = Service(
+        small_job(bundle, **json.loads(sys.argv[3])),
+        bundle,
+        QuadraticPublic(bundle.layout),
+        ServeOptions(data_dir=Path(sys.argv[2]), operator_token="operator", **ports),
+    )
+    if moment:
+        kill_at(service, moment)
+    service.start()
+    print("ready", flush=True)
     service.wait()
 
 

@@ -1,0 +1,82 @@
+"""What a round is opened with and what it is closed with, read from the store as the values that `rounds` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from cloud_service.job import Job
+from cloud_service.plan import ClientReport, CohortMember, RoundSettings
+from cloud_service.rounds import directions_within
+from cloud_service.store import clients, reports, tasks
+from device_runtime.zo.layout import Layout
+from protos import federation_pb2 as pb
+
+
+def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> RoundSettings:
+    """The part of a job that decides a round."""
+    return RoundSettings(
+        estimator=job.estimator,
+        directions=job.directions,
+        directions_per_task=job.directions_per_task,
+        batch_examples=job.batch_examples,
+        epsilon=job.epsilon,
+        learning_rate=job.learning_rate,
+        learning_rate_decay=job.learning_rate_decay,
+        rounds=job.rounds,
+        momentum=job.momentum,
+        guide_weight=job.guide_weight,
+        isotropic_fraction=job.isotropic_fraction,
+        paper_form=job.paper_form,
+        active_segments=tuple(active_segments),
+        scale_sha256=bytes.fromhex(scale_sha256),
+        local_steps=job.local_steps,
+        local_learning_rate=job.local_learning_rate,
+        seed=job.seed,
+        scalar_clip=job.scalar_clip,
+        scalar_noise_std=job.scalar_noise_std,
+    )
+
+
+def member(row: Row[Any]) -> CohortMember:
+    """A client's row as a candidate for a cohort."""
+    return CohortMember(
+        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples
+    )
+
+
+def may_join(job: Job, layout: Layout, active_segments: Sequence[int], candidate: CohortMember) -> bool:
+    """Whether what the client discloses and holds allows a task of this job."""
+    enough = candidate.train_examples >= candidate.min_batch_examples
+    return enough and directions_within(candidate, settings_of(job, active_segments, ""), layout) > 0
+
+
+def candidates(
+    connection: Connection, job: Job, layout: Layout, active_segments: Sequence[int]
+) -> list[CohortMember]:
+    """Clients that a round may count on, by id: checked in, no lapsed lease since, able to do the job's tasks."""
+    seen = sa.select(clients).where(clients.c.checked_in, ~clients.c.missed).order_by(clients.c.client_id)
+    found = [member(row) for row in connection.execute(seen).all()]
+    return [item for item in found if may_join(job, layout, active_segments, item)]
+
+
+def reports_of(connection: Connection, round_number: int) -> tuple[list[ClientReport], str]:
+    """A round's accepted measurements, by client id, and what the last refusal said."""
+    query = (
+        sa.select(reports)
+        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        .where(reports.c.round == round_number, tasks.c.kind == "directions")
+        .order_by(reports.c.client_id)
+    )
+    found: list[ClientReport] = []
+    refusal = ""
+    for row in connection.execute(query).all():
+        body = pb.Report.FromString(row.body)
+        if body.status == pb.REPORT_STATUS_OK:
+            found.append(ClientReport(row.client_id, tuple(body.scalars), body.examples))
+        else:
+            refusal = f"{pb.ReportStatus.Name(body.status)} {body.detail}"
+    return found, refusal
