@@ -1,4 +1,4 @@
-"""Reads a bundle and believes nothing in it that is not checked: sizes, hashes, version, layout, adapter, in this order."""
+"""Reads a bundle, and checks all of it before anything is used: version, sizes, hashes, layout, adapter."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Bundle:
         Raises:
             BundleError: a file is missing, truncated or altered; fetch or export the bundle again.
             BundleVersionError: a format that this release does not read; update CooperLLM.
-            LayoutMismatch: the layout is not the one whose hash the manifest gives, or the adapter is not of it.
+            LayoutMismatch: the layout is not the one that the manifest hashes, or the adapter is not of it.
         """
         folder = Path(folder)
         text = _read_manifest(folder)
@@ -116,11 +116,12 @@ def parse_manifest(text: bytes, where: str) -> bundle_pb2.Manifest:
         name = manifest.files[part].name if part in manifest.files else ""
         if not name or Path(name).name != name:
             raise BundleError(f"{where}: {MANIFEST_NAME} names no usable file for its {part}; {_AGAIN}")
+    _check_rules(manifest, where)
     return manifest
 
 
 def manifest_json(manifest: bundle_pb2.Manifest) -> bytes:
-    """The bytes of manifest.json: proto3's JSON form, snake_case, sorted keys, so that equal manifests hash equal."""
+    """The bytes of manifest.json: proto3's JSON form with sorted keys, so that equal manifests hash equal."""
     fields = json_format.MessageToDict(
         manifest, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -134,14 +135,17 @@ def layout_of(manifest: bundle_pb2.Manifest) -> Layout:
         LayoutMismatch: it has gaps, or is not the layout whose SHA-256 the manifest gives.
     """
     tensors = tuple(
-        LayoutTensor(t.name, t.segment, tuple(t.shape), t.offset, t.grid_exponent) for t in manifest.layout.tensors
+        LayoutTensor(t.name, t.segment, tuple(t.shape), t.offset, t.grid_exponent)
+        for t in manifest.layout.tensors
     )
     try:
         layout = Layout(tensors)
     except ZoError as error:
         raise LayoutMismatch(str(error)) from error
     if layout.sha256() != manifest.layout.sha256 or layout.parameters != manifest.layout.parameters:
-        raise LayoutMismatch(f"the manifest's layout is not the one whose SHA-256 and size it gives; {_AGAIN}")
+        raise LayoutMismatch(
+            f"the manifest's layout is not the one whose SHA-256 and size it gives; {_AGAIN}"
+        )
     if any(tensor.segment > manifest.chain.segments for tensor in tensors):
         raise LayoutMismatch(f"the manifest's layout has segments that its chain has not; {_AGAIN}")
     return layout
@@ -152,8 +156,8 @@ def read_adapter(path: Path, layout: Layout) -> npt.NDArray[np.float32]:
 
     Raises:
         BundleError: not a safetensors file.
-        LayoutMismatch: other names, shapes or types than the layout's, or values that are not finite, not on the
-            grid, out of bound or -0.0.
+        LayoutMismatch: other names, shapes or types than the layout's, or values that are not finite, not on
+            the grid, out of bound or -0.0.
     """
     vector = np.empty(layout.parameters, np.float32)
     try:
@@ -188,6 +192,20 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _check_rules(manifest: bundle_pb2.Manifest, where: str) -> None:
+    """What every reader computes with: the text's rules, the batch, the chain and the classes."""
+    text, chain = manifest.text, manifest.chain
+    sides = {text.truncation_side, text.padding_side}
+    if not 1 <= text.pad_to_multiple_tokens <= text.max_tokens or not sides <= {"left", "right"}:
+        raise BundleError(f"{where}: {MANIFEST_NAME} has text rules that make no sense; {_AGAIN}")
+    if chain.segments < 1 or chain.batch_examples < 1 or chain.hidden_size < 1:
+        raise BundleError(
+            f"{where}: {MANIFEST_NAME} has a chain without segments, batch or hidden size; {_AGAIN}"
+        )
+    if len(manifest.task.class_names) < 2:
+        raise BundleError(f"{where}: {MANIFEST_NAME} names fewer than two classes; {_AGAIN}")
+
+
 def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST_NAME
     try:
@@ -196,7 +214,8 @@ def _read_manifest(folder: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{folder}: no bundle there ({MANIFEST_NAME}: {error.strerror}); give the folder that `cooperllm export` wrote"
+            f"{folder}: no bundle there ({MANIFEST_NAME}: {error.strerror}); "
+            "give the folder that `cooperllm export` wrote"
         ) from error
 
 

@@ -67,7 +67,7 @@ class Tokenizer:
 
         Args:
             texts: at least one.
-            rows: B, where the program wants more rows than there are texts: rows without any real token are added.
+            rows: B, where the program wants more rows than there are texts; those have no real token.
 
         Raises:
             ValueError: no texts, or more than `rows`.
@@ -92,13 +92,16 @@ class Tokenizer:
     def _encode(self, text: str) -> Encoding:
         """The encoding of a text that may be very long, without tokenizing what would be cut off anyway.
 
-        Tokens come word by word (the tokenizer's own words), so a prefix of the text gives the same tokens as all of
-        it, except in the prefix's last word. So a prefix will do once all kept tokens lie before its last word.
+        Tokens come word by word (the tokenizer's own words), so a prefix of the text gives the same tokens as
+        all of it, except in the prefix's last word: it will do once all kept tokens lie before that word.
         """
         size = _CHARACTERS_PER_TOKEN * self._rules.max_tokens
         while self._rules.truncation_side == "right" and size < len(text):
             encoding = self._tokenizer.encode(text[:size])
-            kept, cut = _last_word(encoding), _last_word(encoding.overflowing[-1]) if encoding.overflowing else None
+            kept, cut = (
+                _last_word(encoding),
+                _last_word(encoding.overflowing[-1]) if encoding.overflowing else None,
+            )
             if kept is not None and cut is not None and kept < cut:
                 return encoding
             size *= 4

@@ -1,4 +1,4 @@
-"""Lowers a model's chain to one ExecuTorch program: `embed`, `segment_0` …, `head`, each to XNNPACK as one delegate."""
+"""Lowers a model's chain to one ExecuTorch program: `embed`, `segment_0` …, `head`, one delegate each."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class Lowered:
     methods: list[bundle_pb2.MethodEntry]
 
 
-def lower(model: Model, batch_examples: int, max_tokens: int, progress: Progress = lambda step: None) -> Lowered:
-    """The program of a model. The number of tokens T may be anything from 2 to max_tokens, a batch always B examples.
+def lower(
+    model: Model, batch_examples: int, max_tokens: int, progress: Progress = lambda step: None
+) -> Lowered:
+    """The program of a model, for any number of tokens T from 2 to max_tokens and always B examples.
 
     Args:
         model: its adapter's tensors become inputs of the segments, so their values do not matter.
@@ -37,7 +39,7 @@ def lower(model: Model, batch_examples: int, max_tokens: int, progress: Progress
         progress: told what is being done, in a few words.
 
     Raises:
-        BundleError: a segment is not one XNNPACK delegate, which would make it slow; the message names the operators.
+        BundleError: a segment is not one XNNPACK delegate, so it would be slow; the operators are named.
     """
     with _quiet():
         exported = {}
@@ -50,12 +52,14 @@ def lower(model: Model, batch_examples: int, max_tokens: int, progress: Progress
     for entry in entries:
         if entry.name.startswith("segment_") and (entry.delegates != 1 or entry.undelegated_operators):
             left = ", ".join(entry.undelegated_operators) or "nothing"
-            raise BundleError(f"{entry.name}: {entry.delegates} delegates, outside XNNPACK: {left}; it must be one")
+            raise BundleError(
+                f"{entry.name}: {entry.delegates} delegates, outside XNNPACK: {left}; it must be one"
+            )
     return Lowered(bytes(lowered.buffer), entries)
 
 
 def _methods(model: Model, batch: int, max_tokens: int) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:
-    """(name, module, example arguments, dynamic shapes) of every method. The arguments' values do not matter."""
+    """(name, module, example arguments, dynamic shapes) of each method; the values do not matter."""
     tokens = torch.export.Dim("tokens", min=2, max=max_tokens)
     ids = torch.zeros(batch, max_tokens, dtype=torch.int64)
     real = torch.ones(batch, max_tokens, dtype=torch.int64)
@@ -63,12 +67,11 @@ def _methods(model: Model, batch: int, max_tokens: int) -> Iterator[tuple[str, A
     yield "embed", network.embed, (ids, real), ({1: tokens}, {1: tokens})
     with torch.no_grad():
         hidden, mask = network.embed(ids, real)
-    # The mask's token dimension is the one whose size is max_tokens; batch × heads could equal it, so look from the end.
-    mask_axis = mask.dim() - 1
+    last = mask.dim() - 1  # where a family's mask has its tokens
     for k, segment in enumerate(network.segments):
         tensors = tuple(t.detach().clone() for t in model.segment_tensors(k))
         fixed = (tuple(None for _ in tensors),)
-        yield f"segment_{k}", segment, (hidden, mask, *tensors), ({1: tokens}, {mask_axis: tokens}, *fixed)
+        yield f"segment_{k}", segment, (hidden, mask, *tensors), ({1: tokens}, {last: tokens}, *fixed)
     labels = torch.zeros(batch, dtype=torch.int64)
     tensors = tuple(t.detach().clone() for t in model.segment_tensors(len(network.segments)))
     shapes = ({1: tokens}, {1: tokens}, None, tuple(None for _ in tensors))
@@ -85,11 +88,14 @@ def _to_executorch(exported: dict[str, Any]) -> Any:
     # After log-softmax and gather, a sign change of B numbers would become a second delegate of `head`.
     without_neg = [config for config in ALL_PARTITIONER_CONFIGS if config is not NegConfig]
     partitioners = {
-        name: [XnnpackPartitioner(configs=without_neg) if name == "head" else XnnpackPartitioner()] for name in exported
+        name: [XnnpackPartitioner(configs=without_neg) if name == "head" else XnnpackPartitioner()]
+        for name in exported
     }
     edge = to_edge_transform_and_lower(exported, partitioner=partitioners)
     # Inputs stay the caller's memory: the adapter is perturbed in place, and nothing is copied before a run.
-    return edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False)))
+    return edge.to_executorch(
+        ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
+    )
 
 
 def _entries(lowered: Any, names: list[str]) -> list[bundle_pb2.MethodEntry]:

@@ -1,9 +1,10 @@
 """Family + adapter + task as one torch module: what is lowered is what the cloud differentiates.
 
-How the result is scored with transformers and PEFT: the adapter's names are PEFT's, so an adapter written with them is
-a PEFT adapter of the family's base class (for BERT: AutoModel). PEFT adds the LoRA to the encoder; the classifier lies
-in the same file under `base_model.model.classifier.{weight,bias}`. Stock BertForSequenceClassification would pool the
-first token through another trained layer; this task pools as its manifest says, so the scoring is
+How the result is scored with transformers and PEFT: the adapter's names are PEFT's, so an adapter written
+with them is a PEFT adapter of the family's base class (for BERT: AutoModel). PEFT adds the LoRA to the
+encoder; the classifier lies in the same file under `base_model.model.classifier.{weight,bias}`. Stock
+BertForSequenceClassification would pool the first token through another trained layer; this task pools as its
+manifest says, so the scoring is
 
     encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(source), folder).eval()
     head = load_file(f"{folder}/adapter_model.safetensors")
@@ -101,7 +102,9 @@ class Model(nn.Module):
             ValueError: wrong length.
         """
         if vector.shape != (self.layout.parameters,):
-            raise ValueError(f"an adapter of this layout has {self.layout.parameters} parameters, not {vector.shape}")
+            raise ValueError(
+                f"an adapter of this layout has {self.layout.parameters} parameters, not {vector.shape}"
+            )
         with torch.no_grad():
             self.adapter.copy_(torch.from_numpy(np.array(vector, np.float32)))
 
@@ -129,18 +132,20 @@ class Model(nn.Module):
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """float32 [B,C] of a batch; the labels do not matter."""
-        return self(*_tensors(batch))[2]
+        logits: torch.Tensor = self(*_tensors(batch))[2]
+        return logits
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """The mean loss in nats over a batch: sum of weight × loss by sum of weight × count; a scalar with a graph."""
+        """The mean loss in nats over a batch: sum of weight * loss by sum of weight * count, with a graph."""
         loss, count, _ = self(*_tensors(batch))
         weights = torch.as_tensor(np.asarray(batch.weights, np.float32))
-        return (weights * loss).sum() / (weights * count).sum()
+        mean: torch.Tensor = (weights * loss).sum() / (weights * count).sum()
+        return mean
 
     def gradient(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
         """(mean loss in nats, its gradient by the adapter, float32 (n,) in the layout's order).
 
-        `layout.segment_slice(k)` is a segment's part of it. Deterministic for a given number of torch threads.
+        `layout.segment_slice(k)` is a segment's part. Deterministic for a given number of torch threads.
         """
         loss = self.loss(batch)
         (gradient,) = torch.autograd.grad(loss, [self.adapter])

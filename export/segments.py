@@ -1,7 +1,8 @@
-"""The chain of segments: which blocks lie in which segment, and each segment as one module with one adapter slice."""
+"""The chain of segments: which blocks lie in which, and each as a module that takes its adapter tensors."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,7 @@ def cut(blocks: int, segments: int | None) -> list[range]:
         raise BundleError(f"--segments {wanted}: this model has {blocks} blocks; choose 1 to {blocks}")
     size, longer = divmod(blocks, wanted)
     starts = [k * size + min(k, longer) for k in range(wanted + 1)]
-    return [range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(starts)]
 
 
 def adapter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -39,7 +40,7 @@ def adapter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 class Segment(nn.Module):
-    """Some consecutive blocks with one signature: (hidden, mask, *adapter tensors in order of name) → hidden."""
+    """Consecutive blocks with one signature: (hidden, mask, *adapter tensors in order of name) → hidden."""
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Segment(nn.Module):
 
 
 class Head(nn.Module):
-    """The task with the signature of the program's `head`: (hidden, attention_mask, labels, *adapter tensors)."""
+    """The task with the program's signature of `head`: (hidden, attention_mask, labels, *adapter tensors)."""
 
     def __init__(self, task: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a model's configuration, weights and tokenizer come from: a local folder, the packaged MiniLM, or a hub id."""
+"""Where a model's config, weights and tokenizer come from: a folder, the packaged MiniLM, or a hub id."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class Source:
 
 
 class Weights:
-    """Reads tensors by name from a source's safetensors files, memory-mapped: a tensor is read when asked for.
+    """Reads tensors by name from a source's safetensors files, memory-mapped: each when it is asked for.
 
     Args:
         source: the model's files.
-        prefixes: prefixes that a checkpoint may carry before the family's own names (e.g. "bert."), tried in order.
+        prefixes: what a checkpoint may carry before the family's own names (e.g. "bert."), tried in order.
     """
 
     def __init__(self, source: Source, prefixes: tuple[str, ...] = ("",)) -> None:
         self._source = source
         self._prefixes = prefixes
-        self._files = [safe_open(path, framework="pt") for path in source.weight_files]
-        self._owner = {name: file for file in self._files for name in file.keys()}
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in source.weight_files]
+        self._owner = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 
     def __call__(self, name: str) -> torch.Tensor:
         """The tensor of that name as float32.
@@ -80,7 +80,10 @@ class Weights:
             if file is not None:
                 tensor: torch.Tensor = file.get_tensor(prefix + name).float()
                 return tensor
-        raise BundleError(f"{self._source.model}: the weights hold no tensor {name!r}; is this a checkpoint of its config's model_type?")
+        raise BundleError(
+            f"{self._source.model}: the weights hold no tensor {name!r}; "
+            "is this a checkpoint of the model_type that its config.json gives?"
+        )
 
 
 def locate(model: str, revision: str = "") -> Source:

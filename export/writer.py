@@ -74,7 +74,9 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
     family = model_family(manifest.family, source.config, source, adapter)
     network = Network(family, task_kind(manifest.task, family.hidden_size), options.segments)
     if not any(network.shapes[:-1]):
-        raise OptionError(f"no module is called {', '.join(options.target_modules)} here; see --target-modules")
+        raise OptionError(
+            f"no module is called {', '.join(options.target_modules)} here; see --target-modules"
+        )
     layout, values = initial_adapter(network, adapter, options.seed)
     _fill_layout(manifest, layout)
     max_tokens = min(options.max_tokens, family.max_positions)
@@ -96,15 +98,16 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
 def initial_adapter(network: Network, adapter: Adapter, seed: int) -> tuple[Layout, npt.NDArray[np.float32]]:
     """The layout with each tensor's grid exponent, and the adapter that training starts from, on that grid.
 
-    Every tensor comes from its own stream of the seed, so that another cut into segments starts from the same values.
+    Every tensor comes from its own stream of the seed: another cut into segments starts from the same values.
     """
     start: dict[tuple[int, str], npt.NDArray[np.float32]] = {}
+    task: Any = network.head.task
     last = len(network.shapes) - 1
     for segment, shapes in enumerate(network.shapes):
         for name, shape in shapes.items():
             stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
             rng = np.random.default_rng([seed, stream])
-            initial = network.head.task.initial if segment == last else adapter.initial
+            initial = task.initial if segment == last else adapter.initial
             start[segment, name] = np.asarray(initial(name, shape, rng), np.float32)
     layout = Layout.build(
         (name, segment, values.shape, choose_exponent(float(np.abs(values).max(initial=0.0))))
@@ -151,7 +154,9 @@ def _fill_layout(manifest: bundle_pb2.Manifest, layout: Layout) -> None:
         )
 
 
-def _fill_chain(manifest: bundle_pb2.Manifest, network: Network, lowered: Lowered, batch_examples: int) -> None:
+def _fill_chain(
+    manifest: bundle_pb2.Manifest, network: Network, lowered: Lowered, batch_examples: int
+) -> None:
     manifest.chain.CopyFrom(
         bundle_pb2.Chain(
             segments=len(network.segments),
@@ -164,7 +169,7 @@ def _fill_chain(manifest: bundle_pb2.Manifest, network: Network, lowered: Lowere
 
 
 def _tokenizer(source: Source, max_tokens: int, multiple: int) -> tuple[bytes, bundle_pb2.Text]:
-    """tokenizer.json without truncation and padding of its own (the manifest rules), and the manifest's text rules."""
+    """tokenizer.json without truncation and padding of its own (the manifest rules); and those rules."""
     from tokenizers import Tokenizer
 
     path = source.folder / "tokenizer.json"

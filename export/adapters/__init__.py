@@ -14,7 +14,7 @@ class AdaptedLinear(nn.Module):
     """A frozen linear module; kinds that train something at this place derive from it.
 
     Attributes:
-        adapter_shapes: name → shape of the adapter tensors that this module reads from its `adapter` argument.
+        adapter_shapes: name → shape of the tensors that this module reads from its `adapter` argument.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + (lora_alpha / r) B A x, with A and B as program inputs."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + (lora_alpha / r) B A x; A and B are inputs."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ class Family(Protocol):
         name: the manifest's `family`, equal to Hugging Face's model_type.
         hidden_size: D.
         max_positions: the longest sequence that the position table allows, in tokens.
-        embed: (input_ids int64 [B,T], attention_mask int64 [B,T]) → (hidden float32 [B,T,D], mask float32 [...]).
-        blocks: each (hidden, mask, adapter: name → tensor) → hidden; `mask` is `embed`'s second output.
+        embed: (input_ids int64 [B,T], attention_mask int64 [B,T]) → (hidden float32 [B,T,D], mask float32
+            [...,T]); the mask is what the blocks want of it, made once, and its last size is T.
+        blocks: each (hidden, mask, adapter: name → tensor) → hidden.
     """
 
     name: str
@@ -27,9 +28,9 @@ class Family(Protocol):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) written with what XNNPACK takes: the means are linears with a 1/D row.
+    """Layer normalisation (Ba et al. 2016), its means written as linears with a constant row of 1/D.
 
-    native_layer_norm and mean over the last dimension would each split the delegate.
+    XNNPACK takes those; native_layer_norm, or mean over the last dimension, would split the delegate.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> None:

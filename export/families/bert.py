@@ -1,4 +1,4 @@
-"""BERT encoders (Devlin et al. 2019; Hugging Face model_type "bert"), written so that XNNPACK takes a block whole."""
+"""BERT encoders (Devlin et al. 2019; model_type "bert"), written so that XNNPACK takes a block whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Bert:
 
 
 class Embed(nn.Module):
-    """Token, position and segment embeddings, layer normalisation, and the additive attention mask (made once)."""
+    """Token, position and segment embeddings, layer normalisation, and the additive attention mask."""
 
     def __init__(self, config: dict[str, Any], weights: Weights) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Embed(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64 [B,T], int64 [B,T] → hidden float32 [B,T,D], mask float32 [B*heads,1,T] (0 or -1e9, added to scores)."""
+        """Both int64 [B,T] → hidden float32 [B,T,D], mask float32 [B*heads,1,T]: 0 or MASKED."""
         batch, tokens = input_ids.shape
         x = nn.functional.embedding(input_ids, self.words) + self.positions[:tokens]
         real = attention_mask.float().view(batch, 1, -1)
@@ -67,7 +67,7 @@ class Embed(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer layer: self-attention and feed-forward, each with residual and layer normalisation after it."""
+    """One transformer layer: self-attention and feed-forward, each with a residual and a norm after it."""
 
     def __init__(self, path: str, config: dict[str, Any], weights: Weights, adapter: Adapter) -> None:
         super().__init__()
@@ -97,18 +97,19 @@ class Block(nn.Module):
         x = hidden.view(1, -1, self.width)
         x = self.attention_norm(x + self.attention_output(self._attend(x, mask, batch, adapter), adapter))
         inner = nn.functional.gelu(self.intermediate(x, adapter))
-        x = self.output_norm(x + self.output(inner, adapter))
-        return x.view(batch, -1, self.width)
+        out: torch.Tensor = self.output_norm(x + self.output(inner, adapter))
+        return out.view(batch, -1, self.width)
 
     def _attend(
         self, x: torch.Tensor, mask: torch.Tensor, batch: int, adapter: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        # bmm on (batch*heads, T, d): a 4-D matmul would leave two expand_copy outside the delegate. Every view
-        # infers at most one size, which is what XNNPACK allows, so that T can vary from call to call.
+        # bmm on (batch*heads, T, d): a 4-D matmul would leave two expand_copy outside the delegate. XNNPACK
+        # takes a view only if it infers one size (-1) and no other depends on T; so T can vary between calls.
         size = self.width // self.heads
 
         def split(y: torch.Tensor) -> torch.Tensor:
-            return y.view(batch, -1, self.heads, size).permute(0, 2, 1, 3)
+            heads: torch.Tensor = y.view(batch, -1, self.heads, size)
+            return heads.permute(0, 2, 1, 3)
 
         query = split(self.query(x, adapter) * self.scale).contiguous().view(batch * self.heads, -1, size)
         key = split(self.key(x, adapter)).permute(0, 1, 3, 2).contiguous().view(batch * self.heads, size, -1)
@@ -127,7 +128,8 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
         raise BundleError(f"bert: hidden_act {config['hidden_act']!r} is not supported, only 'gelu'")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise BundleError(
-            f"bert: position_embedding_type {config['position_embedding_type']!r} is not supported, only 'absolute'"
+            f"bert: position_embedding_type {config['position_embedding_type']!r} is not supported, "
+            "only 'absolute'"
         )
     if config.get("is_decoder", False):
         raise BundleError("bert: is_decoder is not supported; export the encoder")

@@ -20,7 +20,7 @@ class SequenceClassification(nn.Module):
     """The program's `head`; its linear layer is part of the adapter.
 
     Args:
-        pooling: "mean" over the real tokens, or "cls", the first token's hidden state as it is (no BERT pooler).
+        pooling: "mean" over the real tokens, or "cls", the first token's hidden state as it is (no pooler).
         classes: C.
         hidden_size: D.
     """
@@ -30,7 +30,9 @@ class SequenceClassification(nn.Module):
         if pooling not in POOLINGS:
             raise BundleError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
         if classes < 2:
-            raise BundleError("a classification task needs at least two classes; name them with --classes a,b")
+            raise BundleError(
+                "a classification task needs at least two classes; name them with --classes a,b"
+            )
         self.pooling = pooling
         self.hidden_size = hidden_size
         self.adapter_shapes: dict[str, tuple[int, ...]] = {WEIGHT: (classes, hidden_size), BIAS: (classes,)}
@@ -48,7 +50,7 @@ class SequenceClassification(nn.Module):
         labels: torch.Tensor,
         adapter: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """hidden float32 [B,T,D], attention_mask float32 [B,T], labels int64 [B] → loss [B], count [B], logits [B,C]."""
+        """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
         batch = hidden.shape[0]
         pooled = self._pool(hidden, attention_mask, batch).view(1, batch, self.hidden_size)
         weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
