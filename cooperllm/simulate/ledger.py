@@ -117,7 +117,7 @@ class Ledger:
         elif event.kind in ("version", "finished"):
             device.version = int(body["version"])
             device.sha256_by_version[device.version] = str(body["adapter_sha256"])
-            if "form" in body:
+            if body.get("form", "unchanged") != "unchanged":
                 device.form_by_version[device.version] = str(body["form"])
             if event.kind == "finished":
                 device.finished, device.phase = True, "finished"

@@ -1,0 +1,75 @@
+"""What back-propagation reaches: on public data alone, and on everything (the oracle that no federation may be).
+
+`python -m cooperllm.simulate.bounds JOB PRIVATE` computes both in a process of its own, so that torch's
+memory is given back. Both fit the job's active segments from the bundle's adapter, each with its own tuned
+penalty.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from cooperllm.simulate.live import View
+from cooperllm.simulate.processes import Children
+from device_runtime.errors import CooperLLMError
+
+NAME = "back-propagation"
+
+
+def measure(job: Path, private: Path, log: Path, view: View) -> dict[str, float]:
+    """Return the accuracy on the job's eval file for "public_alone" and "oracle".
+
+    Raises CooperLLMError with what the process said last: show it.
+    """
+    levels: dict[str, float] = {}
+    with Children() as children:
+        child = children.start(
+            NAME, [sys.executable, "-m", "cooperllm.simulate.bounds", str(job), str(private)], log
+        )
+        while True:
+            event = children.next_event(timeout_s=0.25)
+            if event is None:
+                continue
+            if event.kind == "level":
+                key, accuracy = str(event.body["key"]), float(event.body["accuracy"])
+                levels[key] = accuracy
+                view.say(f"  back-propagation, {key.replace('_', ' ')}: accuracy {accuracy:.1%}")
+            elif event.kind == "exited":
+                if event.body["code"] != 0:
+                    raise CooperLLMError(f"{NAME} failed: {child.last_words().removeprefix('cooperllm: ')}")
+                return levels
+
+
+def _main(job_file: str, private_file: str) -> int:
+    """Compute both levels and print each as an event."""
+    # Here and not above: the parent never loads torch.
+    from cloud_service.guides import Objective, open_model
+    from cloud_service.job import read_job
+    from cloud_service.public_fit import fit
+    from device_runtime.bundle import Bundle
+    from device_runtime.examples import read_examples
+
+    job = read_job(Path(job_file))
+    bundle = Bundle.open(job.bundle)
+    names = bundle.class_names
+    public, private = read_examples(job.public, names), read_examples(private_file, names)
+    model = open_model(bundle)
+    segments = job.segments(bundle.manifest.chain.segments + 1)
+    segments = tuple(segment for segment in segments if segment in bundle.layout.segments)
+    scored = Objective(model, bundle, read_examples(job.eval, names), segments)
+    for key, examples in (("public_alone", public), ("oracle", [*public, *private])):
+        objective = Objective(model, bundle, examples, segments)
+        fitted = fit(objective, bundle.adapter, objective.scale(bundle.adapter))
+        _, correct, count = scored.score(fitted.adapter)
+        print(json.dumps({"event": "level", "key": key, "accuracy": correct / count}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(_main(sys.argv[1], sys.argv[2]))
+    except CooperLLMError as error:
+        print(f"cooperllm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
