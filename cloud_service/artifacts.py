@@ -16,7 +16,7 @@ _COPY_BYTES = 1 << 20
 
 def storage_error(error: OSError, path: Path) -> StoreError:
     """Names what the operator has to correct so that `path` can be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreFull(f"no space left for {path}: free some and start again; what was stored is intact")
     return StoreError(f"cannot write {path}: {error.strerror or error}: correct this and start again")
 

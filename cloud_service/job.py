@@ -54,7 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
 # May differ when a job is taken up again: they change when and how things travel, never a result. The three paths are
 # here because what counts is the files' content.
 OPERATIONAL = frozenset({
-    "bundle", "public", "eval", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds", "retry_min_ms",
+    "bundle", "public", "eval", "model", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds", "retry_min_ms",
     "retry_max_ms", "evaluate_every_rounds",
 })  # fmt: skip
 
@@ -70,6 +70,7 @@ class Job:
     bundle: str  # folder of the bundle
     public: str = ""  # file of labelled public examples; needed by zgr, scale and public_fit
     eval: str = ""  # file of labelled examples that the cloud scores each evaluated version with
+    model: str = ""  # folder or Hugging Face id of the source weights; empty: as the bundle's manifest names it
     rounds: int = 50
     cohort_size: int = 8
     min_clients: int = 0  # round 0 waits for so many; 0: cohort_size

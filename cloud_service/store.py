@@ -6,9 +6,11 @@ consistent state to the next: whatever has been sent to anybody was committed be
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +19,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 from device_runtime.errors import OptionError, StoreError, StoreFull
 
 metadata = sa.MetaData()
+
+_LITTLE_BYTES = 1 << 20
 
 clients = sa.Table(
     "clients",
@@ -132,9 +136,14 @@ metrics = sa.Table(
 )
 
 
-def _storage_error(error: sa.exc.DBAPIError) -> StoreError:
+def _storage_error(error: sa.exc.DBAPIError, engine: Engine) -> StoreError:
     cause = str(error.orig)
-    if "full" in cause or "No space left" in cause:
+    full = "disk is full" in cause or "No space left" in cause or "Disk full" in cause
+    if engine.dialect.name == "sqlite" and not full and "disk I/O" in cause:
+        # SQLite says the same of a full disk and of a broken one.
+        folder = Path(engine.url.database or ".").parent
+        full = not folder.is_dir() or shutil.disk_usage(folder).free < _LITTLE_BYTES
+    if full:
         return StoreFull(
             "no space left for the database: free some and start again; what was stored is intact"
         )
@@ -182,7 +191,7 @@ class Store:
                 with self.engine.begin() as connection:
                     yield connection
             except sa.exc.DBAPIError as error:
-                raise _storage_error(error) from None
+                raise _storage_error(error, self.engine) from None
 
     def close(self) -> None:
         """Closes the connections; what was committed stays."""
