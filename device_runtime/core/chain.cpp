@@ -1,7 +1,8 @@
 #include "chain.h"
 
-#include <chrono>
 #include <cstring>
+
+#include "stopwatch.h"
 
 namespace cooperllm {
 namespace {
@@ -23,10 +24,6 @@ std::string describe(const Tensor& t) {
   std::string text = t.kind == Kind::kFloat32 ? "float32[" : t.kind == Kind::kInt64 ? "int64[" : "other[";
   for (int i = 0; i < t.rank; ++i) text += (i > 0 ? "," : "") + std::to_string(t.sizes[i]);
   return text + "]";
-}
-
-uint64_t now_ns() noexcept {
-  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
 }  // namespace
@@ -186,10 +183,8 @@ zo_status Chain::set_batch(const Batch& batch) noexcept {
 }
 
 zo_status Chain::run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept {
-  const uint64_t start_ns = now_ns();
-  const zo_status status = program_->run(method, inputs.data(), inputs.size(), outputs_, outputs);
-  counters.forward_ns += now_ns() - start_ns;
-  return status;
+  const Stopwatch watch(&counters.forward_ns);
+  return program_->run(method, inputs.data(), inputs.size(), outputs_, outputs);
 }
 
 zo_status Chain::keep_hidden(size_t to_slot) noexcept {

@@ -1,27 +1,12 @@
 #include "local_update.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+
+#include "stopwatch.h"
 
 namespace cooperllm {
 namespace {
-
-uint64_t now_ns() noexcept {
-  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-}
-
-class Stopwatch {  // adds the time of its scope
- public:
-  explicit Stopwatch(uint64_t* total_ns) noexcept : total_ns_(total_ns), start_ns_(now_ns()) {}
-  ~Stopwatch() { *total_ns_ += now_ns() - start_ns_; }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  uint64_t* total_ns_;
-  uint64_t start_ns_;
-};
 
 size_t direction_of(Label label) noexcept { return static_cast<size_t>(label < 0 ? -label : label) - 1; }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "local_update.h"
+#include "stopwatch.h"
 
 namespace cooperllm {
 namespace {
@@ -139,6 +140,7 @@ bool LocalUpdate::covers(const Direction& direction, const std::vector<uint32_t>
 }
 
 zo_status LocalUpdate::update(const Update& update, uint64_t* clamped) {
+  const Stopwatch watch(&chain_.counters.total_ns);
   message_.clear();
   *clamped = 0;
   if (update.coefficients.size() != update.directions.size()) {
