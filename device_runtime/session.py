@@ -89,6 +89,7 @@ class Session:
         self._journal = Journal(cloud.traffic, on_event, time_s)
         self._enrolled = False
         self._private: PrivateExamples | None = None
+        self._guessed_examples: int | None = None  # until a bundle says which labels count
 
     def turn(self) -> Outcome:
         """Hands in what is pending, or checks in and does the task it is given, if any.
@@ -104,8 +105,8 @@ class Session:
             return self._turn()
 
     def forget_examples(self) -> None:
-        """Asks the source anew at the next task."""
-        self._private = None
+        """Asks the source anew at the next check-in."""
+        self._private = self._guessed_examples = None
 
     def _turn(self) -> Outcome:
         if not self._enrolled:
@@ -133,8 +134,6 @@ class Session:
         bundle_sha256 = self._holdings.bundle_sha256()
         # A version is claimed only while its bytes are there and have its hash.
         holds = bool(bundle_sha256) and self._store.read_adapter() is not None
-        private = self._private
-        train_examples = count_distinct(self._source(None)) if private is None else len(private.train)
         reply = self._cloud.check_in(
             pb.CheckInRequest(
                 protocol_version=PROTOCOL_VERSION,
@@ -142,12 +141,19 @@ class Session:
                 adapter_version=state.adapter_version if holds else 0,
                 adapter_sha256=bytes.fromhex(state.adapter_sha256) if holds else b"",
                 budget=self._budget.message(self._holdings.parameters()),
-                train_examples=train_examples // 8 * 8,
+                train_examples=self._train_examples() // 8 * 8,
                 download_bytes_per_s=self._cloud.traffic.download_bytes_per_s,
             )
         )
         self._journal.span("check_in", start_ms)
         return reply
+
+    def _train_examples(self) -> int:
+        if self._private is not None:
+            return len(self._private.train)
+        if self._guessed_examples is None:
+            self._guessed_examples = count_distinct(self._source(None))
+        return self._guessed_examples
 
     def _finish(self, finished: pb.Finished) -> Outcome:
         """Reaches the last version, where this device holds the bundle; where it never had work it needs
