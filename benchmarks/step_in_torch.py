@@ -1,8 +1,8 @@
 """Torch's side of local_step.py: the same model, batch and adapter, by MeZO or by back-propagation.
 
 MeZO is Malladi et al. 2023, algorithm 1, on all weights as published or on the adapter alone: Gaussian noise
-drawn again from its seed for each of the three passes over the parameters, two forwards without gradients, one
-step. AdamW moves the same parameters by back-propagation.
+drawn again from its seed for each of the three passes over the parameters, two forwards without gradients,
+one step. AdamW moves the same parameters by back-propagation.
 """
 
 from __future__ import annotations
