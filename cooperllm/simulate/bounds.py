@@ -1,4 +1,4 @@
-"""What back-propagation reaches: on public data alone, and on everything (the oracle that no federation may be).
+"""What back-propagation reaches: on public data alone, and on everything (the oracle no federation may be).
 
 `python -m cooperllm.simulate.bounds JOB PRIVATE` computes both in a process of its own, so that torch's
 memory is given back. Both fit the job's active segments from the bundle's adapter, each with its own tuned

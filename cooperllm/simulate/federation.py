@@ -134,9 +134,10 @@ class Federation:
         name = device_name(number)
         folder = self.plan.folder / name
         place_key(folder, self.plan.seed, number)
-        arguments = ["device", "--server", self._grpc, "--data", self.plan.data[number], "--state", folder,
-                     "--threads", 1, "--until-finished", "--format", "json"]  # fmt: skip
-        self._start(name, arguments)
+        own = ["--server", self._grpc, "--data", self.plan.data[number], "--state", folder, "--threads", 1]
+        # Patient: the service may just have been killed, and takes long to come back on a busy machine.
+        patience = ["--first-contact-s", 120, "--until-finished"]
+        self._start(name, ["device", *own, *patience, "--format", "json"])
 
     def _start(self, name: str, arguments: Sequence[object]) -> None:
         command = [sys.executable, "-m", "cooperllm", *map(str, arguments)]

@@ -66,7 +66,7 @@ def _subtitle(settings: Settings, first: Run) -> str:
 
 def _settings(settings: Settings, job: Path, bundle: Bundle) -> dict[str, str]:
     shown = dict(line.split(" = ", 1) for line in job.read_text(encoding="utf-8").splitlines())
-    for name in ("bundle", "public", "eval", "name"):
+    for name in ("bundle", "model", "public", "eval", "name"):
         shown.pop(name, None)
     text, task, kind = bundle.manifest.text, bundle.manifest.task, bundle.manifest.adapter
     return {

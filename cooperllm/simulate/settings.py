@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 # What the job file may not decide, because the simulation does.
-RESERVED = ("bundle", "public", "eval", "cohort_size", "seed", "name")
+RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 
 # Only what differs from a job's own defaults: processes on one machine need not wait for each other.
 DEFAULT_JOB: dict[str, Any] = {
@@ -28,8 +28,8 @@ DEFAULT_JOB: dict[str, Any] = {
     "directions_per_task": 16,
     "batch_examples": 16,
     "active_segments": "head",
-    "retry_min_ms": 10,
-    "retry_max_ms": 40,
+    "retry_min_ms": 60,
+    "retry_max_ms": 180,
     "evaluate_every_rounds": 5,
 }
 
@@ -75,6 +75,7 @@ class Settings:
             "bundle": str(bundle),
             "public": str(public),
             "eval": str(evaluation),
+            "model": self.model,
             "cohort_size": self.devices,
             "seed": seed,
         }

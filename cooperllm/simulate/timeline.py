@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 LANES: dict[str, str] = {
-    "check_in": "downlink",
+    "check_in": "check-in",
     "fetch": "downlink",
     "guides": "downlink",
     "compute": "compute",
     "report": "uplink",
 }
-"""The three lanes of a device, by the name of a span (federation.proto, Span)."""
+"""The lanes of a device, by the name of a span (federation.proto, Span)."""
 
 
 @dataclass(frozen=True)
