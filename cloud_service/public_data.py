@@ -63,7 +63,7 @@ class PublicData:
     def _model(self) -> Model:
         from cloud_service.guides import open_model
 
-        return open_model(self._bundle)
+        return open_model(self._bundle, self._job.model)
 
     @cached_property
     def _segments(self) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def _main(job_file: str, private_file: str) -> int:
     bundle = Bundle.open(job.bundle)
     names = bundle.class_names
     public, private = read_examples(job.public, names), read_examples(private_file, names)
-    model = open_model(bundle)
+    model = open_model(bundle, job.model)
     segments = job.segments(bundle.manifest.chain.segments + 1)
     segments = tuple(segment for segment in segments if segment in bundle.layout.segments)
     scored = Objective(model, bundle, read_examples(job.eval, names), segments)

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cloud_service.peft_export import export_peft
-
 import cooperllm
+from cloud_service.peft_export import export_peft
 from cooperllm.simulate import plots, records, report, timeline
 from cooperllm.simulate.material import Material, Pools
 from cooperllm.simulate.outcome import Run, curves_of
