@@ -40,8 +40,10 @@ class _Kept:
     labels: torch.Tensor  # int64 [B]
 
 
-def open_model(bundle: Bundle) -> Model:
+def open_model(bundle: Bundle, model: str = "") -> Model:
     """The bundle's torch model on one thread, its adapter that of the bundle.
+
+    `model` is a folder or Hugging Face id of the source weights; empty for what the manifest names.
 
     Raises BundleError when the source weights are not here or not those of the bundle: get them.
     """
@@ -51,9 +53,9 @@ def open_model(bundle: Bundle) -> Model:
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    model = build(bundle.manifest)
-    model.load_adapter(bundle.adapter)
-    return model
+    opened = build(bundle.manifest, model or None)
+    opened.load_adapter(bundle.adapter)
+    return opened
 
 
 class Objective:
@@ -68,10 +70,13 @@ class Objective:
         self.layout, self.classes = bundle.layout, len(bundle.class_names)
         self.segments = tuple(active_segments)
         self.examples = len(examples)
+        parts = [np.arange(self.layout.parameters)[self.layout.segment_slice(k)] for k in self.segments]
+        self.active = np.concatenate(parts)  # the numbers of the parameters that move
         self.labels = np.array([bundle.class_names.index(example.label) for example in examples], np.int64)
         self._model = model
         self._first = self.segments[0]
-        self._batches = list(self._keep(bundle, [example.text for example in examples]))
+        batches = list(self._keep(bundle, [example.text for example in examples]))
+        self._batches = _joined(batches) if self._first == len(model.network.segments) else batches
 
     def loss_and_gradient(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, Float64]:
         """Mean loss (nats) and its gradient (n,), zero in inactive segments, over some or all examples."""
@@ -86,11 +91,9 @@ class Objective:
             gradient += part.numpy().astype(np.float64)
             loss_sum += float(total.detach())
             count_sum += float((count * weights).sum())
-        inactive = np.ones(self.layout.parameters, bool)
-        for segment in self.segments:
-            inactive[self.layout.segment_slice(segment)] = False
-        gradient[inactive] = 0.0
-        return loss_sum / count_sum, gradient / count_sum
+        active = np.zeros(self.layout.parameters)
+        active[self.active] = gradient[self.active] / count_sum
+        return loss_sum / count_sum, active
 
     def score(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, int, int]:
         """Mean loss in nats, correct answers and number of examples, over some or all of them."""
@@ -166,7 +169,11 @@ class Objective:
                 for k in range(self._first):
                     if k < len(network.segments):
                         hidden = network.segments[k](hidden, mask, *self._model.segment_tensors(k))
-            yield _Kept(rows, hidden, mask, ones.float(), torch.from_numpy(self.labels[list(rows)]))
+                real = ones.float()
+                if self._first == len(network.segments):
+                    # The head alone moves: keep what it reads of a text, not the text's every token.
+                    hidden, real = network.head.task.pool(hidden, real), torch.ones(len(rows), 1)
+            yield _Kept(rows, hidden, mask, real, torch.from_numpy(self.labels[list(rows)]))
 
     def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(loss [B], count [B], logits [B,C]) of a kept batch under the loaded adapter."""
@@ -202,3 +209,18 @@ class Objective:
                 (part,) = torch.autograd.grad(loss[row], [self._model.adapter], retain_graph=True)
                 squares += part.numpy().astype(np.float64) ** 2
         return squares / self.examples
+
+
+def _joined(batches: Sequence[_Kept]) -> list[_Kept]:
+    """Pooled batches as one: all are of one token. No segment is left that would read the family's mask."""
+    import torch
+
+    return [
+        _Kept(
+            tuple(row for batch in batches for row in batch.rows),
+            torch.cat([batch.hidden for batch in batches]),
+            torch.zeros(0),
+            torch.cat([batch.attention_mask for batch in batches]),
+            torch.cat([batch.labels for batch in batches]),
+        )
+    ]

@@ -20,9 +20,9 @@ from cloud_service.plan import Float32, Float64
 from device_runtime.zo.grid import STEPS, round_to_grid
 from device_runtime.zo.layout import Layout
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _FOLDS = 5
-_STEPS = 60
+_STEPS = 40
 _MEMORY = 10
 # Of the grid's bound: room for training that starts from the fit.
 _LARGEST_FRACTION = 0.5
@@ -48,22 +48,24 @@ def fit(
 ) -> Fit:
     """Chooses the penalty by cross-validation (best accuracy, then loss), then fits all examples with it.
 
-    With fewer examples than twice the folds, there is nothing to hold out and the largest penalty is taken.
+    With fewer examples than twice the folds there is nothing to hold out: the largest penalty is taken.
     Deterministic: example i is held out in fold i % folds.
     """
     everything = range(objective.examples)
-    best = (-1.0, 0.0, max(penalties))
-    if objective.examples >= 2 * folds:
-        for penalty in penalties:
-            correct, loss_sum = 0, 0.0
-            for fold in range(folds):
-                inside = [row for row in everything if row % folds != fold]
-                outside = [row for row in everything if row % folds == fold]
-                fitted = _minimise(objective, start, scale, penalty, inside)
-                loss, right, count = objective.score(fitted, outside)
-                correct, loss_sum = correct + right, loss_sum + loss * count
-            best = max(best, (correct / objective.examples, -loss_sum, penalty))
-    return Fit(_minimise(objective, start, scale, best[2], everything), best[2], best[0])
+    ladder = sorted(penalties, reverse=True)  # each fit starts from the one before it, which is close
+    correct, losses = dict.fromkeys(ladder, 0), dict.fromkeys(ladder, 0.0)
+    for fold in range(folds if objective.examples >= 2 * folds else 0):
+        inside = [row for row in everything if row % folds != fold]
+        outside = [row for row in everything if row % folds == fold]
+        phi = None
+        for penalty in ladder:
+            phi, adapter = _minimise(objective, start, scale, penalty, inside, phi)
+            loss, right, count = objective.score(adapter, outside)
+            correct[penalty] += right
+            losses[penalty] += loss * count
+    best = max(ladder, key=lambda penalty: (correct[penalty], -losses[penalty], penalty))
+    _, adapter = _minimise(objective, start, scale, best, everything, None)
+    return Fit(adapter, best, correct[best] / objective.examples)
 
 
 def on_grid(values: Float64, layout: Layout) -> Float32:
@@ -76,18 +78,31 @@ def on_grid(values: Float64, layout: Layout) -> Float32:
 
 
 def _minimise(
-    objective: Objective, start: Float32, scale: Float32 | None, penalty: float, rows: Sequence[int]
-) -> Float32:
-    s = np.ones(start.size) if scale is None else scale.astype(np.float64)
+    objective: Objective,
+    start: Float32,
+    scale: Float32 | None,
+    penalty: float,
+    rows: Sequence[int],
+    phi: Float64 | None,
+) -> tuple[Float64, Float32]:
+    """The minimum, as phi = (theta - start) / s on the active segments and as an adapter on the grid."""
+    active = objective.active
+    s = np.ones(active.size) if scale is None else scale[active].astype(np.float64)
+
+    def adapter(phi: Float64) -> Float64:
+        theta = start.astype(np.float64)
+        theta[active] += s * phi
+        return theta
 
     def loss(phi: Float64) -> tuple[float, Float64]:
-        value, gradient = objective.loss_and_gradient((start + s * phi).astype(np.float32), rows)
-        return value + penalty / 2.0 * float(phi @ phi), gradient * s + penalty * phi
+        value, gradient = objective.loss_and_gradient(adapter(phi).astype(np.float32), rows)
+        return value + penalty / 2.0 * float(phi @ phi), gradient[active] * s + penalty * phi
 
-    return on_grid(start + s * lbfgs(loss, np.zeros(start.size)), objective.layout)
+    best = lbfgs(loss, np.zeros(active.size) if phi is None else phi)
+    return best, on_grid(adapter(best), objective.layout)
 
 
-def lbfgs(loss: Loss, start: Float64, steps: int = _STEPS, tolerance: float = 1e-4) -> Float64:
+def lbfgs(loss: Loss, start: Float64, steps: int = _STEPS, tolerance: float = 1e-3) -> Float64:
     """A minimiser of a smooth function given as (value, gradient); stops when |gradient| < tolerance.
 
     Step lengths are halved until the value falls enough (Armijo, 1e-4); a pair without positive curvature is

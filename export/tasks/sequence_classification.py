@@ -52,14 +52,19 @@ class SequenceClassification(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
         batch = hidden.shape[0]
-        pooled = self._pool(hidden, attention_mask, batch).view(1, batch, self.hidden_size)
+        pooled = self.pool(hidden, attention_mask).view(1, batch, self.hidden_size)
         weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
         logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
         return loss, torch.ones(batch), logits
 
-    def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor, batch: int) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """hidden float32 [B,T,D], attention_mask float32 [B,T] → [B,1,D], all that the logits depend on.
+
+        A pooled text is a text of one token: pooling it again, with a mask of 1, changes nothing.
+        """
+        batch = hidden.shape[0]
         if self.pooling == "cls":
             return hidden[:, :1]
         # A padding row of the batch has no real token: its mean is 0, not NaN.
