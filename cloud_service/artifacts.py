@@ -33,7 +33,8 @@ def sync_folder(folder: Path) -> None:
 class Artifacts:
     """A folder of content-addressed files, safe against a kill at any moment.
 
-    Raises StoreError or StoreFull when the folder cannot be written: show it and stop; nothing stored is lost.
+    Raises StoreError or StoreFull when the folder cannot be written: show it and stop; nothing stored is
+    lost.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,7 +102,9 @@ class Artifacts:
         return name
 
     def get(self, sha256_hex: str) -> bytes:
-        """Reads and checks a file. Raises ArtifactError when it is missing or altered: restore the data folder."""
+        """Reads and checks a file. Raises ArtifactError when it is missing or altered: restore the data
+        folder.
+        """
         try:
             data = self.path(sha256_hex).read_bytes()
         except OSError:

@@ -73,12 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises CooperLLMError: show it, exit with its code."""
     from cloud_service.job import read_job
+
+    job = read_job(options.job)  # before the imports that take seconds
     from cloud_service.public_data import public_side
     from cloud_service.serve import ServeOptions, Service
     from device_runtime.bundle import Bundle
 
     logging.basicConfig(level=logging.WARNING, format="cooperllm: %(message)s")
-    job = read_job(options.job)
     bundle = Bundle.open(job.bundle)
     service = Service(
         job,

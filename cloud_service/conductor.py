@@ -1,9 +1,9 @@
 """Drives a job: opens rounds, waits for reports, closes rounds, until the last version stands.
 
-Every decision is read from the database and every result is written there before anybody sees it, so the conductor
-may be killed at any moment: its successor repeats what was not committed and gets the same bits, because `rounds` is
-pure and the public side deterministic. Round r is about version r; its guides were computed from version r-1 while
-round r-1 was out (those of round 0 from version 0).
+Every decision is read from the database and every result is written there before anybody sees it, so the
+conductor may be killed at any moment: its successor repeats what was not committed and gets the same bits,
+because `rounds` is pure and the public side deterministic. Round r is about version r; its guides were
+computed from version r-1 while round r-1 was out (those of round 0 from version 0).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from cloud_service.versions import prune, version_row
 
 _LOG = logging.getLogger("cooperllm.serve")
 
-# A longer pause between two ticks is downtime of the cloud (a stopped or sleeping machine): it costs no lease.
+# A longer pause between two ticks is downtime of the cloud (a stopped or sleeping machine): it costs no
+# lease.
 LONGEST_TICK_MS = 5_000
 
 
@@ -93,7 +94,7 @@ class Conductor:
     def _state(self, row: Row[Any]) -> RoundState:
         return RoundState.from_bytes(self.artifacts.get(row.state_sha256))
 
-    # --- time ------------------------------------------------------------------------------------------------
+    # --- time ----------------------------------------------------------------------------------------------
 
     def _tick(self, round_number: int) -> None:
         elapsed_ms = int((self._clock_s() - self._ticked_s) * 1000)
@@ -104,7 +105,7 @@ class Conductor:
             lapsed = leases.tick(connection, round_number, min(elapsed_ms, LONGEST_TICK_MS))
         self.federation.metrics.expired.inc(lapsed)
 
-    # --- what is computed while a round is out ---------------------------------------------------------------
+    # --- what is computed while a round is out -------------------------------------------------------------
 
     def _start_work(self, newest: Row[Any]) -> None:
         if self._work is None or self._work[0] != newest.number:
@@ -127,7 +128,7 @@ class Conductor:
         every = self.job.evaluate_every_rounds
         return version == self.job.rounds or (every > 0 and version % every == 0)
 
-    # --- opening ---------------------------------------------------------------------------------------------
+    # --- opening -------------------------------------------------------------------------------------------
 
     def _open(self, newest: Row[Any]) -> bool:
         number = newest.number
@@ -175,7 +176,7 @@ class Conductor:
         self._ticked_s = self._clock_s()
         self.federation.metrics.round.set(number)
 
-    # --- closing ---------------------------------------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------------------------
 
     def _end_waiting(self, number: int) -> bool:
         """Whether nothing more is awaited; from this transaction on no report of the round is accepted."""

@@ -1,6 +1,7 @@
-"""What the service does when a device calls, whatever the call came over. Arguments have passed the signature check.
+"""What the service does when a device calls, whatever the call came over.
 
-Each call is one transaction that is committed before its answer leaves. WireError says what to answer instead.
+Who calls was checked before. Each call is one transaction that is committed before its answer leaves.
+WireError says what to answer instead.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from cloud_service.versions import Chain
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
 
+# How exactly `last_seen_ms` is kept: a client that only waits costs no write more often than this.
+SEEN_EVERY_MS = 10_000
+
 
 def now_ms() -> int:
     """The cloud's clock, milliseconds since 1970."""
@@ -33,7 +37,9 @@ def now_ms() -> int:
 
 @dataclass(frozen=True)
 class Federation:
-    """One job's service for devices. `wake` is called when something happened that the conductor waits for."""
+    """One job's service for devices. `wake` is called when something happened that the conductor waits
+    for.
+    """
 
     store: Store
     artifacts: Artifacts
@@ -81,15 +87,22 @@ class Federation:
         """Answers with a task, a time to come again, or the last version."""
         wire.check_check_in(request)
         with self.store.transaction() as connection:
-            known = one(connection, clients, clients.c.client_id == client_id)
-            connection.execute(
-                sa.update(clients).where(clients.c.client_id == client_id).values(**self._facts(request))
-            )
-            client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
+            known = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
+            client = self._keep_facts(connection, known, request)
             reply = self._answer(connection, client)
-        if known is not None and (not known.checked_in or known.missed):
+        if not known.checked_in or known.missed:
             self.wake()
         return reply
+
+    def _keep_facts(self, connection: Connection, known: Row[Any], request: pb.CheckInRequest) -> Row[Any]:
+        """Writes down what a check-in says, unless it says nothing new: a waiting client asks often."""
+        facts = self._facts(request)
+        news = any(getattr(known, name) != value for name, value in facts.items())
+        if not news and self.clock_ms() - known.last_seen_ms < SEEN_EVERY_MS:
+            return known
+        where = clients.c.client_id == known.client_id
+        connection.execute(sa.update(clients).where(where).values(**facts, last_seen_ms=self.clock_ms()))
+        return connection.execute(sa.select(clients).where(where)).one()
 
     def _facts(self, request: pb.CheckInRequest) -> dict[str, Any]:
         budget = request.budget
@@ -103,7 +116,6 @@ class Federation:
             "min_batch_examples": budget.min_batch_examples,
             "train_examples": request.train_examples,
             "download_bytes_per_s": request.download_bytes_per_s,
-            "last_seen_ms": self.clock_ms(),
         }
 
     def _answer(self, connection: Connection, client: Row[Any]) -> pb.CheckInReply:
@@ -143,7 +155,9 @@ class Federation:
     def _take_over(
         self, connection: Connection, out: Row[Any], client: Row[Any]
     ) -> tuple[Row[Any], str] | None:
-        """Gives an expired task of another client to this one: the plan grows by a member, in this transaction."""
+        """Gives another client's expired task to this one: the plan grows by a member, in this
+        transaction.
+        """
         expired = leases.takeover(connection, out.number, client.client_id)
         newcomer = member(client)
         if expired is None or not may_join(self.job, self.layout, self.active_segments, newcomer):

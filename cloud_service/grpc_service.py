@@ -1,4 +1,6 @@
-"""The calls of federation.proto over gRPC. Requests are handled as raw bytes first: those are what was signed."""
+"""The calls of federation.proto over gRPC. Requests are handled as raw bytes first: those are what was
+signed.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class GrpcService:
         )
 
     def listen(self, host: str, port: int, tls: tuple[bytes, bytes] | None) -> int:
-        """Opens the port (0: any free one) and answers its number. `tls` is (key, certificate chain), both PEM.
+        """Opens the port (0: any free one) and answers its number. `tls` is (key, certificate chain), both
+        PEM.
 
         Raises PortInUse: show it; the operator stops the other process or chooses another port.
         """

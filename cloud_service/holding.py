@@ -1,4 +1,6 @@
-"""What a service takes hold of before it starts: its folder, its token, its ports, and the job that was begun there."""
+"""What a service takes hold of before it starts: its folder, its token, its ports, and the job that was
+begun there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from device_runtime.errors import OptionError, PortInUse, StoreInUse
 
 
 def lock_folder(folder: Path) -> int:
-    """Makes the folder and holds it for this process until the returned handle is closed. Raises StoreInUse."""
+    """Makes the folder and holds it for this process until the returned handle is closed. Raises
+    StoreInUse.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -86,7 +90,9 @@ def reachable(host: str) -> str:
 
 
 def keep_job(store: Store, job: Job, bundle: Bundle) -> None:
-    """Writes the job down, or checks that it is the one that was begun here: only operational settings may change."""
+    """Writes the job down, or checks that it is the one that was begun here: only operational settings may
+    change.
+    """
     settings = job.to_json_object()
     with store.transaction() as connection:
         row = one(connection, jobs)

@@ -1,4 +1,4 @@
-"""A job: what is to be learned, from which bundle, by which estimator, for how many rounds. Read from TOML."""
+"""A job: what is learned, from which bundle, by which estimator, for how many rounds. Read from TOML."""
 
 from __future__ import annotations
 
@@ -51,26 +51,27 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# May differ when a job is taken up again: they change when and how things travel, never a result. The three paths are
-# here because what counts is the files' content.
+# May differ when a job is taken up again: they change when and how things travel, never a result. The
+# paths are here because what counts is the files' content.
 OPERATIONAL = frozenset({
-    "bundle", "public", "eval", "model", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds", "retry_min_ms",
-    "retry_max_ms", "evaluate_every_rounds",
+    "bundle", "public", "eval", "model", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds",
+    "retry_min_ms", "retry_max_ms", "evaluate_every_rounds",
 })  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job's settings; every field below is a key of the TOML file. Raises OptionError: show it, correct the file.
+    """One job's settings; every field is a key of the TOML file. Raises OptionError: correct the file.
 
-    `guide_weight` is None for "auto" (the variance-optimal weight); `active_segments` is "all", "head" or a list.
+    `guide_weight` is None for "auto" (the variance-optimal weight); `active_segments` is "all", "head" or a
+    list.
     """
 
     name: str
     bundle: str  # folder of the bundle
     public: str = ""  # file of labelled public examples; needed by zgr, scale and public_fit
     eval: str = ""  # file of labelled examples that the cloud scores each evaluated version with
-    model: str = ""  # folder or Hugging Face id of the source weights; empty: as the bundle's manifest names it
+    model: str = ""  # folder or Hugging Face id of the source weights; empty: what the manifest names
     rounds: int = 50
     cohort_size: int = 8
     min_clients: int = 0  # round 0 waits for so many; 0: cohort_size
@@ -144,7 +145,8 @@ class Job:
     def segments(self, count: int) -> tuple[int, ...]:
         """Active segments of a program with `count` of them, the head (number count - 1) included.
 
-        Raises OptionError when the job names a segment that the bundle does not have: show it, correct the job.
+        Raises OptionError when the job names a segment that the bundle does not have: show it, correct the
+        job.
         """
         if self.active_segments == "head":
             return (count - 1,)

@@ -8,8 +8,8 @@
     refused    the device said why it cannot do it; not offered again
     closed     the round ended without it
 
-`remaining_ms` falls only while the service runs (`tick`): the cloud's own downtime costs no device its lease. After
-expiry it goes on falling below zero, and at -refill_wait the round no longer waits for the task.
+`remaining_ms` falls only while the service runs (`tick`): the cloud's own downtime costs no device its
+lease. After expiry it goes on falling below zero, and at -refill_wait the round no longer waits for the task.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def take(connection: Connection, round_number: int, client_id: str, times: Lease
 
 
 def takeover(connection: Connection, round_number: int, client_id: str) -> Row[Any] | None:
-    """An expired task of somebody else that this client, which has none in the round, may take over; or None."""
+    """An expired task of somebody else that this client, which has none in the round, may take over; or
+    None.
+    """
     own = sa.select(tasks.c.task_id).where(
         tasks.c.round == round_number, tasks.c.holder == client_id, tasks.c.kind == "directions"
     )
@@ -117,7 +119,8 @@ def replace(connection: Connection, row: Row[Any], client_id: str, times: LeaseT
 
 
 def tick(connection: Connection, round_number: int, elapsed_ms: int) -> int:
-    """Takes `elapsed_ms` of running time from every unfinished task; answers how many clients let one lapse by it.
+    """Takes `elapsed_ms` of running time from every unfinished task; answers how many clients let one lapse
+    by it.
 
     Those are marked: until they are seen again, no new round counts on them.
     """
@@ -135,7 +138,9 @@ def tick(connection: Connection, round_number: int, elapsed_ms: int) -> int:
 
 
 def finish(connection: Connection, row: Row[Any], bad_artifact: bool, accepted: bool) -> None:
-    """Records that the holder answered. A device whose download was damaged gets the same task again, a few times."""
+    """Records that the holder answered. A device whose download was damaged gets the same task again, a few
+    times.
+    """
     status = "reported" if accepted else "refused"
     values: dict[str, Any] = {"status": status}
     if bad_artifact and row.attempt + 1 < MAX_ATTEMPTS_AFTER_BAD_ARTIFACT:
@@ -144,10 +149,11 @@ def finish(connection: Connection, row: Row[Any], bad_artifact: bool, accepted: 
 
 
 def is_complete(connection: Connection, round_number: int, min_reports: int, times: LeaseTimes) -> bool:
-    """Whether nothing more is awaited: every task is reported, refused or past its refill wait, and enough came.
+    """Whether nothing more is awaited: every task is reported, refused or past its refill wait, and enough
+    came.
 
-    A round of evaluations alone needs no minimum. When every direction task was refused it is complete as well: the
-    caller finds no report and stops the job.
+    A round of evaluations alone needs no minimum. When every direction task was refused it is complete as
+    well: the caller finds no report and stops the job.
     """
     rows = connection.execute(
         sa.select(tasks).where(tasks.c.round == round_number, tasks.c.status != "replaced")
@@ -157,11 +163,7 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
         row
         for row in rows
         if row.status in RUNNING
-        or (
-            row.status == "expired"
-            and row.kind == "directions"
-            and row.remaining_ms > -times.refill_wait_ms
-        )
+        or (row.status == "expired" and row.kind == "directions" and row.remaining_ms > -times.refill_wait_ms)
     ]
     if awaited:
         return False

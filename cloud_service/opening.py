@@ -1,4 +1,6 @@
-"""What a round is opened with and what it is closed with, read from the store as the values that `rounds` takes."""
+"""What a round is opened with and what it is closed with, read from the store as the values that `rounds`
+takes.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def may_join(job: Job, layout: Layout, active_segments: Sequence[int], candidate
 def candidates(
     connection: Connection, job: Job, layout: Layout, active_segments: Sequence[int]
 ) -> list[CohortMember]:
-    """Clients that a round may count on, by id: checked in, no lapsed lease since, able to do the job's tasks."""
+    """Clients that a round may count on, by id: checked in, no lapsed lease since, able to do the job's
+    tasks.
+    """
     seen = sa.select(clients).where(clients.c.checked_in, ~clients.c.missed).order_by(clients.c.client_id)
     found = [member(row) for row in connection.execute(seen).all()]
     return [item for item in found if may_join(job, layout, active_segments, item)]

@@ -1,4 +1,6 @@
-"""What is computed from public data, and written down before a round may use it: version 0, scale, guides, scores."""
+"""What is computed from public data, and written down before a round may use it: version 0, scale, guides,
+scores.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class PublicSide(Protocol):
         """What public data say about a version."""
 
     def evaluate(self, adapter: Float32) -> tuple[float, int, int] | None:
-        """Mean loss (nats), correct answers and count on the job's evaluation file; None when it names none."""
+        """Mean loss (nats), correct answers and count on the job's evaluation file; None when it names
+        none.
+        """
 
 
 class NoPublicSide:
@@ -56,7 +60,9 @@ class NoPublicSide:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Computes with the public side and commits the result. Each method does nothing when it was done before."""
+    """Computes with the public side and commits the result. Each method does nothing when it was done
+    before.
+    """
 
     store: Store
     artifacts: Artifacts

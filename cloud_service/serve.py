@@ -1,4 +1,6 @@
-"""One running service: the store, the conductor's thread, gRPC for devices and HTTP for artifacts and operators."""
+"""One running service: the store, the conductor's thread, gRPC for devices and HTTP for artifacts and
+operators.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _LONGEST_STOP_S = 20.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where a service listens and keeps its things. Ports of 0 mean any free one; empty texts mean the default."""
+    """Where a service listens and keeps its things. Ports of 0 mean any free one; empty texts mean the
+    default.
+    """
 
     data_dir: Path
     database: str = ""  # SQLAlchemy URL; default: a SQLite file in data_dir
@@ -56,7 +60,8 @@ class Addresses:
 class Service:
     """A service for one job. `start` it, `wait` until it is stopped or fails, and `stop` it.
 
-    Raises, when made or started, InputError (job, bundle, port) or StoreError (folder, database): show it, end.
+    Raises, when made or started, InputError (job, bundle, port) or StoreError (folder, database): show it,
+    end.
     """
 
     def __init__(self, job: Job, bundle: Bundle, public: PublicSide, options: ServeOptions) -> None:

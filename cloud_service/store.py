@@ -169,7 +169,8 @@ def _prepare_sqlite(engine: Engine) -> None:
 class Store:
     """The service's database. `url` is SQLAlchemy's: sqlite:///path or postgresql+psycopg://...
 
-    Raises OptionError when the URL cannot be used, StoreError or StoreFull when it cannot be written: show it, stop.
+    Raises OptionError when the URL cannot be used, StoreError or StoreFull when it cannot be written: show
+    it, stop.
     """
 
     def __init__(self, url: str) -> None:

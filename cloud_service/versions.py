@@ -1,7 +1,8 @@
 """Adapter versions: how one is written down, and which exact form of it a device gets.
 
-Every version can be rebuilt: the oldest and every `snapshot_every_rounds`-th are kept whole, the others as deltas.
-What is *sent* is bounded: a device that is behind the oldest of the last two snapshots gets the newest version whole.
+Every version can be rebuilt: the oldest and every `snapshot_every_rounds`-th are kept whole, the others as
+deltas. What is *sent* is bounded: a device that is behind the oldest of the last two snapshots gets the
+newest version whole.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def version_row(
 
 
 def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
-    """Forgets records, guides and states that nobody can need any more. Versions themselves stay rebuildable."""
+    """Forgets records, guides and states that nobody can need any more. Versions themselves stay
+    rebuildable.
+    """
     kept = sa.select(versions.c.number).where(versions.c.snapshot_sha256 != "", versions.c.number <= newest)
     whole = list(connection.execute(kept.order_by(versions.c.number.desc()).limit(2)).scalars())
     if len(whole) == 2:
@@ -139,7 +142,9 @@ class Chain:
         return FORMS[(int(client_id[:8], 16) + number) % len(FORMS)]
 
     def _steps(self, connection: Connection, client: Row[Any], target: int) -> list[Row[Any]]:
-        """The versions after the one the client holds, up to the target; none when the client's is not ours."""
+        """The versions after the one the client holds, up to the target; none when the client's is not
+        ours.
+        """
         held = connection.execute(
             sa.select(versions.c.adapter_sha256).where(versions.c.number == client.adapter_version)
         ).scalar()
@@ -151,7 +156,9 @@ class Chain:
     def _records(
         self, connection: Connection, client_id: str, steps: list[Row[Any]]
     ) -> tuple[list[pb.Record], int]:
-        """The records of these steps and their size; none when one is no list or names a guide the client lacks."""
+        """The records of these steps and their size; none when one is no list or names a guide the client
+        lacks.
+        """
         if not steps or any(row.record is None for row in steps):
             return [], 0
         records = [pb.Record.FromString(row.record) for row in steps]

@@ -1,7 +1,8 @@
-"""All checks of what devices send. Nothing that passed here is checked again; nothing is used that did not pass.
+"""All checks of what devices send. Nothing that passed here is checked again; nothing is used that did not
+pass.
 
-Pure functions of messages and bytes. Each raises WireError(status, detail) with one of gRPC's status names; the
-caller answers the device with it.
+Pure functions of messages and bytes. Each raises WireError(status, detail) with one of gRPC's status names;
+the caller answers the device with it.
 """
 
 from __future__ import annotations

