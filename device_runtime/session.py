@@ -200,14 +200,21 @@ class Session:
         disclosure = permit(task, engine, self._private, self._budget, self._store.state)
         index: dict[bytes, int] = {}
         if task.WhichOneof("kind") == "directions":
-            start_ms = journal.phase("guides")
-            index = self._holdings.prepare(task.task_id, task.directions)
-            journal.span("guides", start_ms)
+            index = self._prepare(task)
         start_ms = journal.phase("compute")
         finding = carry_out(task, index, engine, self._private, self._store, self._gauss, disclosure)
         journal.span("compute", start_ms)
         journal.tell("computed", task_id=task.task_id, segment_runs=finding.segment_runs)
         return finding
+
+    def _prepare(self, task: pb.Task) -> dict[bytes, int]:
+        """Puts scale and guides into the engine; a phase of its own where something may have to arrive."""
+        if not task.directions.guides and not task.directions.scale_sha256:
+            return self._holdings.prepare(task.task_id, task.directions)
+        start_ms = self._journal.phase("guides")
+        index = self._holdings.prepare(task.task_id, task.directions)
+        self._journal.span("guides", start_ms)
+        return index
 
     def _reach(self, update: pb.VersionUpdate) -> bool:
         """Reaches a version; False when the device must check in again, claiming none, to get a snapshot.

@@ -50,5 +50,8 @@ def test_refusals_carry_statuses_of_the_protocol() -> None:
     refusals = [c for c in CLASSES if issubclass(c, errors.TaskRefused) and c is not errors.TaskRefused]
     names = {c.status for c in refusals}
     assert len(names) == len(refusals)
-    known = {n.removeprefix("REPORT_STATUS_") for n in pb.ReportStatus.DESCRIPTOR.values_by_name} - {"UNSPECIFIED", "OK"}
+    known = {n.removeprefix("REPORT_STATUS_") for n in pb.ReportStatus.DESCRIPTOR.values_by_name} - {
+        "UNSPECIFIED",
+        "OK",
+    }
     assert names == known

@@ -21,7 +21,7 @@ from protos import federation_pb2 as pb
 from .toy_bundle import toy_adapter, toy_examples
 from .world import World, directions, finished, retry
 
-TASK = ["check_in", "task", "fetch", "version", "version 1 snapshot", "guides", "compute", "computed"]
+TASK = ["check_in", "task", "fetch", "version", "version 1 snapshot", "compute", "computed"]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_report_carries_the_scalars_and_what_is_needed_to_judge_them(world: Wo
     assert len(report.scalars) == 4
     assert report.adapter_sha256 == adapter_sha256(world.adapter)
     assert (report.examples, report.skipped_examples, report.truncated_examples) == (8, 1, 1)
-    assert [span.name for span in report.timing.spans] == ["check_in", "fetch", "fetch", "guides", "compute"]
+    assert [span.name for span in report.timing.spans] == ["check_in", "fetch", "fetch", "compute"]
     assert all(span.end_ms > span.start_ms for span in report.timing.spans)
     assert report.timing.downlink_bytes == 100 * (2 + 4 + 1)  # enroll, check-in, bundle's files, snapshot
     assert report.timing.segment_runs > 0
@@ -88,10 +88,10 @@ def test_bytes_and_spans_are_counted_from_one_report_to_the_next(world: World) -
     second = world.cloud.reports[1].timing
     assert second.downlink_bytes == 100 * 2  # the first report, the second check-in
     names = [span.name for span in second.spans]
-    assert names == ["report", "check_in", "fetch", "fetch", "guides", "compute"]
+    assert names == ["report", "check_in", "fetch", "fetch", "compute"]
     reports = [event for event in world.events if event.name == "report"]
     told = [span["name"] for event in reports for span in event.fields["spans"]]  # type: ignore[attr-defined]
-    again = ["check_in", "fetch", "fetch", "guides", "compute", "report"]
+    again = ["check_in", "fetch", "fetch", "compute", "report"]
     assert told == again * 2  # an event tells every span once
 
 

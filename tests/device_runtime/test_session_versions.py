@@ -165,6 +165,7 @@ def test_a_guide_is_streamed_once_kept_and_used_by_the_record_of_its_round(world
     reply, values = guided_task(world)
     world.turn(reply)
     assert world.status == "OK"
+    assert "guides" in world.told()
     plain = World(world.folder / "plain")
     plain.turn(plain.task())
     assert list(plain.cloud.reports[0].scalars) != list(world.cloud.reports[0].scalars)
