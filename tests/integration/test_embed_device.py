@@ -17,6 +17,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "embed_device.py"
 JOB = """\
 name = "embed"
 bundle = "{bundle}"
+model = "{model}"
 public = "{public}"
 rounds = 2
 cohort_size = 1
@@ -30,7 +31,8 @@ retry_max_ms = 60
 def server(tiny_task: TinyTask, tmp_path: Path) -> Iterator[str]:
     """HOST:PORT of a service for one device and two rounds."""
     job = tmp_path / "job.toml"
-    job.write_text(JOB.format(bundle=tiny_task.bundle, public=tiny_task.public), encoding="utf-8")
+    settings = JOB.format(bundle=tiny_task.bundle, model=tiny_task.model, public=tiny_task.public)
+    job.write_text(settings, encoding="utf-8")
     command = [sys.executable, "-m", "cooperllm", "serve", "--job", str(job), "--format", "json"]
     ports = ["--grpc-port", "0", "--http-port", "0", "--data-dir", str(tmp_path / "cloud")]
     with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as service:
