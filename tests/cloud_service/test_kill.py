@@ -88,6 +88,7 @@ def test_killed_again_and_again(bundle: Bundle, undisturbed: dict[int, str], tmp
     assert disturbed(bundle, tmp_path / "run", seeded_moments(1, 3), {}) == undisturbed
 
 
+@pytest.mark.ci
 def test_killed_with_mixed_forms(bundle: Bundle, undisturbed: dict[int, str], tmp_path: Path) -> None:
     moments = seeded_moments(2, 2)
     assert disturbed(bundle, tmp_path / "run", moments, {"version_form": "mixed"}) == undisturbed

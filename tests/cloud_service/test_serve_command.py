@@ -110,9 +110,11 @@ def test_a_wrong_job(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_service_without_public_data_never_imports_torch(bundle: Bundle, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from cloud_service.job import read_job\n"
-        "from cloud_service.public_data import public_side; from cloud_service.serve import ServeOptions, Service\n"
+        "from cloud_service.public_data import public_side\n"
+        "from cloud_service.serve import ServeOptions, Service\n"
         "from device_runtime.bundle import Bundle; job = read_job(Path(sys.argv[1]))\n"
-        "bundle = Bundle.open(job.bundle); options = ServeOptions(Path(sys.argv[2]), grpc_port=0, http_port=0)\n"
+        "bundle = Bundle.open(job.bundle)\n"
+        "options = ServeOptions(Path(sys.argv[2]), grpc_port=0, http_port=0)\n"
         "service = Service(job, bundle, public_side(job, bundle), options); service.start()\n"
         "print(service.stop(), 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
