@@ -52,7 +52,6 @@ def open_model(bundle: Bundle, model: str = "") -> Model:
     from export.model import build
 
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     opened = build(bundle.manifest, model or None)
     opened.load_adapter(bundle.adapter)
     return opened

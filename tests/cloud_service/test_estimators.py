@@ -1,0 +1,133 @@
+"""Both estimators are unbiased for S^2 grad f; the paper's form is what the paper says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from cloud_service import estimators
+from cloud_service.estimators import Measured
+from cloud_service.plan import Float32, Float64, Guide, Guides, RoundSettings
+from device_runtime.zo.layout import Layout
+
+LAYOUT = Layout.build([("a", 0, (3,), 20), ("b", 1, (2, 4), 20)])
+N = LAYOUT.parameters
+RNG = np.random.default_rng(5)
+SCALE = RNG.uniform(0.5, 2.0, N).astype(np.float32)
+GRADIENT = RNG.normal(size=N)
+GUIDE = Guide(b"g" * 32, (0, 1), RNG.normal(size=N).astype(np.float32))
+DRAWS = 40_000
+
+
+def settings(**changes: object) -> RoundSettings:
+    values: dict[str, object] = {
+        "estimator": "zgr",
+        "directions": "per_device",
+        "directions_per_task": 4,
+        "batch_examples": 8,
+        "epsilon": 1e-2,
+        "learning_rate": 0.1,
+        "rounds": 10,
+        "active_segments": (0, 1),
+    }
+    return RoundSettings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def mean_estimate(
+    chosen: RoundSettings, guides: Guides, scale: Float32 | None, draws: int = DRAWS
+) -> tuple[Float64, Float64]:
+    """The mean over many seeds, and three standard errors of each entry, from the exact projections."""
+    named = estimators.direction(chosen, guides, LAYOUT, 77, 1)
+    total, squares = np.zeros(N), np.zeros(N)
+    patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=N)))[: 2**N]
+    s = np.ones(N) if scale is None else scale.astype(np.float64)
+    chosen_patterns = patterns[np.random.default_rng(1).integers(0, len(patterns), draws)]
+    u = np.zeros(N) if guides.gradient is None else guides.gradient.values.astype(np.float64)
+    c = named.guides[0].coefficient if named.guides else 0.0
+    length = float(np.sum((u / s) ** 2))
+    gain, kappa = estimators._calibration(named, chosen, length)
+    for v in chosen_patterns:
+        z = named.isotropic_scale * s * v + c * u
+        estimate = (z @ GRADIENT) * gain * (z - kappa * (u @ (z / s**2)) * u)
+        total += estimate
+        squares += estimate**2
+    mean = total / draws
+    return mean, 4.0 * np.sqrt((squares / draws - mean**2) / draws) + 1e-9
+
+
+@pytest.mark.parametrize("scale", [None, SCALE])
+@pytest.mark.parametrize(
+    ("estimator", "fraction"), [("isotropic", 0.5), ("zgr", 0.5), ("zgr", 0.1), ("zgr", 1.0)]
+)
+def test_calibrated_estimators_are_unbiased(estimator: str, fraction: float, scale: Float32 | None) -> None:
+    chosen = settings(estimator=estimator, isotropic_fraction=fraction)
+    guides = Guides(GUIDE, 1.0) if estimator == "zgr" else Guides()
+    mean, error = mean_estimate(chosen, guides, scale)
+    s = np.ones(N) if scale is None else scale.astype(np.float64)
+    assert np.all(np.abs(mean - s * s * GRADIENT) < error)
+
+
+def test_the_paper_form_estimates_its_covariance_times_the_gradient() -> None:
+    chosen = settings(paper_form=True, isotropic_fraction=0.3)
+    mean, error = mean_estimate(chosen, Guides(GUIDE, 1.0), None)
+    u = GUIDE.values.astype(np.float64)
+    u /= math.sqrt(float(u @ u))
+    sigma = 0.3 / N * np.eye(N) + 0.7 * np.outer(u, u)
+    assert np.all(np.abs(mean - sigma @ GRADIENT) < error)
+    assert np.trace(sigma) == pytest.approx(1.0)
+    # Far from the gradient itself: this is why it is calibrated by default.
+    assert np.linalg.norm(mean - GRADIENT) > 0.5 * np.linalg.norm(GRADIENT)
+
+
+def test_the_estimate_from_rounded_directions_equals_the_formula_and_its_parts() -> None:
+    chosen = settings(isotropic_fraction=0.4)
+    guides = Guides(GUIDE, 1.0)
+    named = [estimators.direction(chosen, guides, LAYOUT, seed, 1) for seed in range(600)]
+    z = [estimators.realised(item, chosen, guides, LAYOUT, SCALE) for item in named]
+    measured = [Measured(item, 1 / 600, float(row @ GRADIENT)) for item, row in zip(named, z, strict=True)]
+    found = estimators.estimate(measured, chosen, guides, LAYOUT, SCALE)
+    listed = sum(coefficient * row for coefficient, row in zip(found.coefficients, z, strict=True))
+    np.testing.assert_allclose(
+        found.vector,
+        listed + found.guide_coefficient * GUIDE.values.astype(np.float64),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    expected = SCALE.astype(np.float64) ** 2 * GRADIENT
+    error = (found.vector - expected) / SCALE
+    # |S^-1 (vector - mean)|^2 has the variance that the spread of the scalars told.
+    assert 0.2 < float(error @ error) / found.variance < 5.0
+
+
+def test_the_variance_is_unbiased() -> None:
+    """Over many small rounds, mean |S^-1 (vector - S^2 grad)|^2 equals the mean of the reported variance."""
+    chosen, told, seen = settings(estimator="isotropic"), 0.0, 0.0
+    for repetition in range(400):
+        named = [
+            estimators.direction(chosen, Guides(), LAYOUT, 10_000 + 8 * repetition + number, 1)
+            for number in range(8)
+        ]
+        measured = [
+            Measured(
+                item, 1 / 8, float(estimators.realised(item, chosen, Guides(), LAYOUT, SCALE) @ GRADIENT)
+            )
+            for item in named
+        ]
+        found = estimators.estimate(measured, chosen, Guides(), LAYOUT, SCALE)
+        error = found.vector / SCALE - SCALE * GRADIENT
+        seen += float(error @ error)
+        told += found.variance
+    assert told == pytest.approx(seen, rel=0.15)
+
+
+def test_a_fraction_of_zero_measures_the_guide_alone() -> None:
+    chosen = settings(isotropic_fraction=0.0)
+    guides = Guides(GUIDE, 1.0)
+    named = estimators.direction(chosen, guides, LAYOUT, 3, 1)
+    z = estimators.realised(named, chosen, guides, LAYOUT, None)
+    found = estimators.estimate([Measured(named, 1.0, float(z @ GRADIENT))], chosen, guides, LAYOUT, None)
+    u = GUIDE.values.astype(np.float64)
+    np.testing.assert_allclose(found.vector, (u @ GRADIENT) / (u @ u) * u, rtol=1e-3, atol=1e-3)

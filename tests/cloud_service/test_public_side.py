@@ -1,0 +1,220 @@
+"""The public side over a real torch model: gradient, guides, scale, fit, and the adapter as PEFT reads it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_service.job import Job, from_table
+from cloud_service.plan import Float32, RoundState
+from device_runtime.bundle import Bundle
+from device_runtime.zo.grid import round_to_grid
+
+pytestmark = pytest.mark.ci  # torch, transformers and an export: about a minute
+
+WORDS = {"red": "apple cherry blood rose", "green": "grass leaf frog lime", "blue": "sky sea ice whale"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from export.source import DEFAULT_MODEL, locate
+
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("source") / "tiny-bert"
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=48,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(locate(DEFAULT_MODEL).folder / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from export.writer import Options, write_bundle
+
+    options = Options(
+        model=str(source), class_names=("blue", "green", "red"), rank=4, max_tokens=32, batch_examples=4
+    )
+    return write_bundle(options, tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def job_over(bundle: Bundle, folder: Path, segments: object = "head") -> Job:
+    lines = [
+        f"the {word} number {n}\t{label}"
+        for label, words in WORDS.items()
+        for n, word in enumerate(words.split())
+    ]
+    (folder / "public.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    table = {
+        "name": "tiny",
+        "bundle": str(bundle.folder),
+        "public": str(folder / "public.tsv"),
+        "eval": str(folder / "public.tsv"),
+        "active_segments": segments,
+    }
+    return from_table(table)
+
+
+def random_adapter(bundle: Bundle) -> Float32:
+    rng = np.random.default_rng(9)
+    return np.concatenate(
+        [round_to_grid(0.3 * rng.normal(size=t.count), t.exponent) for t in bundle.layout.tensors]
+    )
+
+
+@pytest.mark.parametrize("segments", ["head", [1, 2], "all"])
+def test_the_gradient_is_that_of_the_loss(bundle: Bundle, tmp_path: Path, segments: object) -> None:
+    from cloud_service.public_data import PublicData, public_side
+
+    side = public_side(job_over(bundle, tmp_path, segments), bundle)
+    assert isinstance(side, PublicData)
+    objective = side._objective
+    adapter = bundle.adapter.copy()
+    spans = [bundle.layout.segment_slice(k) for k in objective.segments]
+    for span in spans:
+        adapter[span] = random_adapter(bundle)[span]
+    _, gradient = objective.loss_and_gradient(adapter)
+    inactive = np.ones(adapter.size, bool)
+    for span in spans:
+        inactive[span] = False
+    assert not gradient[inactive].any()
+    rng = np.random.default_rng(1)
+    z = np.where(inactive, 0.0, rng.normal(size=adapter.size))
+    h = 1e-3
+    ahead, _ = objective.loss_and_gradient((adapter + h * z).astype(np.float32))
+    behind, _ = objective.loss_and_gradient((adapter - h * z).astype(np.float32))
+    assert (ahead - behind) / (2 * h) == pytest.approx(float(z @ gradient), rel=0.02, abs=2e-3)
+
+
+def test_the_scale_is_positive_and_for_the_head_the_features_root_mean_square(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    import torch
+
+    from cloud_service.public_data import PublicData, public_side
+
+    side = public_side(job_over(bundle, tmp_path), bundle)
+    assert isinstance(side, PublicData)
+    scale = side.scale(bundle.adapter)
+    assert scale is not None
+    assert np.all(np.isfinite(scale))
+    assert np.all(scale > 0)
+    head = {
+        t.name.rsplit(".", 1)[1]: scale[t.span].reshape(t.shape) for t in bundle.layout.segment_tensors(2)
+    }
+    pooled = torch.cat([batch.hidden for batch in side._objective._batches]).numpy()[:, 0].astype(np.float64)
+    squares = np.mean(pooled**2, axis=0)
+    expected = 1 / np.sqrt(squares + 0.01 * squares.mean())
+    np.testing.assert_allclose(head["weight"], np.tile(expected, (3, 1)), rtol=1e-4)
+    np.testing.assert_allclose(head["bias"], 1.0, rtol=0.01)
+    everywhere = public_side(job_over(bundle, tmp_path, "all"), bundle).scale(bundle.adapter)
+    assert everywhere is not None
+    assert np.all(np.isfinite(everywhere))
+    assert np.all(everywhere > 0)
+
+
+def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(bundle: Bundle, tmp_path: Path) -> None:
+    from cloud_service.public_data import PublicData, public_side
+
+    side = public_side(job_over(bundle, tmp_path), bundle)
+    assert isinstance(side, PublicData)
+    before, after = side.evaluate(bundle.adapter), side.evaluate(side.start(bundle.adapter))
+    assert before is not None
+    assert after is not None
+    assert after[0] < before[0]
+    assert after[1] >= 10
+    scale = side.scale(bundle.adapter)
+    assert scale is not None
+    found = side.guides(RoundState(0, bundle.adapter))
+    assert found.gradient is not None
+    _, gradient = side._objective.loss_and_gradient(bundle.adapter)
+    np.testing.assert_allclose(
+        found.norm * found.gradient.values, gradient * scale.astype(np.float64) ** 2, rtol=1e-5, atol=1e-9
+    )
+
+
+_DIGEST = """
+import hashlib, sys
+from cloud_service.job import read_job
+from cloud_service.plan import RoundState
+from cloud_service.public_data import public_side
+from device_runtime.bundle import Bundle
+job = read_job(sys.argv[1])
+bundle = Bundle.open(job.bundle)
+side = public_side(job, bundle)
+start = side.start(bundle.adapter)
+guide = side.guides(RoundState(0, start)).gradient
+print(hashlib.sha256(start.tobytes() + side.scale(start).tobytes() + guide.sha256).hexdigest())
+"""
+
+
+def test_every_process_gets_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:
+    job = job_over(bundle, tmp_path)
+    lines = [
+        f"{key} = {value!r}".replace("'", '"')
+        for key, value in {
+            "name": job.name,
+            "bundle": job.bundle,
+            "public": job.public,
+            "guide_weight": "auto",
+        }.items()
+    ]
+    (tmp_path / "job.toml").write_text("\n".join(lines), encoding="utf-8")
+    root = Path(__file__).parents[2]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST, str(tmp_path / "job.toml")],
+            cwd=root,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()[-1]
+        for _ in range(2)
+    }
+    assert len(digests) == 1
+
+
+def test_the_exported_adapter_scores_the_same_with_transformers_and_peft(
+    source: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    from types import SimpleNamespace
+
+    from cloud_service.guides import open_model
+    from cloud_service.peft_export import export_peft, snippet
+    from device_runtime.text import Tokenizer
+
+    adapter = random_adapter(bundle)
+    export_peft(bundle, adapter, tmp_path / "peft")
+    assert len(snippet(bundle).strip().splitlines()) <= 15
+    texts = ["red apple", "a long text about the sea " * 20, "grass", "the whale and the frog, both of them"]
+    scope: dict[str, object] = {}
+    exec((tmp_path / "peft" / "score.py").read_text(encoding="utf-8"), scope)
+    scored = scope["logits"](texts, str(source), str(tmp_path / "peft")).numpy()  # type: ignore[operator]
+    model = open_model(bundle)
+    model.load_adapter(adapter)
+    tokens = Tokenizer(bundle.tokenizer_path, bundle.manifest.text).encode(texts)
+    batch = SimpleNamespace(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        labels=np.zeros(4, np.int64),
+        weights=np.ones(4),
+    )
+    np.testing.assert_allclose(scored, model.logits(batch).detach().numpy(), atol=1e-4, rtol=1e-4)
+    # The test could fail: without the adapter the logits are others.
+    model.load_adapter(np.zeros_like(adapter))
+    assert np.abs(scored - model.logits(batch).detach().numpy()).max() > 0.1
