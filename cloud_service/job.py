@@ -72,14 +72,14 @@ class Job:
     public: str = ""  # file of labelled public examples; needed by zgr, scale and public_fit
     eval: str = ""  # file of labelled examples that the cloud scores each evaluated version with
     model: str = ""  # folder or Hugging Face id of the source weights; empty: what the manifest names
-    rounds: int = 50
+    rounds: int = 60
     cohort_size: int = 8
     min_clients: int = 0  # round 0 waits for so many; 0: cohort_size
     min_reports: int = 1  # a round never closes with fewer
-    estimator: str = "zgr"
+    estimator: str = "isotropic"
     directions: str = "per_device"
-    directions_per_task: int = 16
-    batch_examples: int = 8
+    directions_per_task: int = 64
+    batch_examples: int = 32
     epsilon: float = 1e-2
     learning_rate: float = 1e-2
     learning_rate_decay: str = "linear"  # to 0 over the job's rounds; or "none"
@@ -87,7 +87,7 @@ class Job:
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
     paper_form: bool = False
-    active_segments: str | tuple[int, ...] = "all"
+    active_segments: str | tuple[int, ...] = "head"
     scale: str = "public"
     start: str = "public_fit"
     local_steps: int = 1  # batches in one task

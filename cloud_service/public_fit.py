@@ -123,8 +123,9 @@ def lbfgs(loss: Loss, start: Float64, steps: int = _STEPS, tolerance: float = 1e
             length /= 2.0
         if new_value >= value:
             break
-        if float((ahead - x) @ (new_gradient - gradient)) > 1e-12:
-            pairs = [*pairs, (ahead - x, new_gradient - gradient)][-_MEMORY:]
+        moved, turned = ahead - x, new_gradient - gradient
+        if float(moved @ turned) > 1e-10 * float(turned @ turned):
+            pairs = [*pairs, (moved, turned)][-_MEMORY:]
         x, value, gradient = ahead, new_value, new_gradient
     return x
 

@@ -24,10 +24,6 @@ RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 
 # Only what differs from a job's own defaults: processes on one machine need not wait for each other.
 DEFAULT_JOB: dict[str, Any] = {
-    "rounds": 50,
-    "directions_per_task": 16,
-    "batch_examples": 16,
-    "active_segments": "head",
     "retry_min_ms": 60,
     "retry_max_ms": 180,
     "evaluate_every_rounds": 5,
