@@ -18,7 +18,10 @@ NAMES: dict[str, tuple[str, str]] = {
         "public data alone",
         "back-propagation on the public data, its learning rate tuned on them",
     ),
-    "devices_alone": ("devices alone", "no public fit and no guide: guide weight 0, isotropic directions"),
+    "devices_alone": (
+        "devices alone",
+        "guide weight 0 and no public fit: of the public data only the noise's scale is left",
+    ),
     "shuffled": ("devices' labels shuffled", "the same run, the labels of all private examples permuted"),
     "oracle": ("oracle", "back-propagation on public and all private data: what no federation may do"),
 }

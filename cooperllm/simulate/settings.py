@@ -26,7 +26,7 @@ RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 DEFAULT_JOB: dict[str, Any] = {
     "retry_min_ms": 60,
     "retry_max_ms": 180,
-    "evaluate_every_rounds": 5,
+    "evaluate_every_rounds": 10,
 }
 
 # What each comparison changes in the job. Data are the same, but for the labels of `shuffled`.

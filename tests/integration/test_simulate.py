@@ -32,6 +32,8 @@ JOB = {
     "directions_per_task": 4,
     "batch_examples": 8,
     "active_segments": "all",
+    "scale": "none",
+    "start": "bundle",
     "lease_s": 60.0,
     "momentum": 0.0,  # a step without momentum is a record, so that every form of a version can be asked for
 }
