@@ -28,7 +28,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
     path.write_text('rounds = 7\nmomentum = 0.5\nestimator = "isotropic"\n')
     table = job_table(path, {"rounds": 9, "estimator": None})
     assert (table["rounds"], table["momentum"], table["estimator"]) == (9, 0.5, "isotropic")
-    assert table["active_segments"] == DEFAULT_JOB["active_segments"]
+    assert table["retry_max_ms"] == DEFAULT_JOB["retry_max_ms"]
 
 
 @pytest.mark.parametrize(
