@@ -87,13 +87,9 @@ def test_every_device_holds_every_version_bit_for_bit(undisturbed: Ledger) -> No
     assert len(set(undisturbed.sha256_by_version.values())) == ROUNDS + 1
 
 
-def test_the_same_seed_gives_the_same_adapter(
-    tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
-) -> None:
-    assert federate(plan(tiny_task, tmp_path))[0].sha256_by_version == undisturbed.sha256_by_version
-
-
-@pytest.mark.parametrize("form", ["record", "delta", "snapshot", "mixed"])
+@pytest.mark.parametrize(
+    "form", ["mixed", *(pytest.param(form, marks=pytest.mark.ci) for form in ("record", "delta", "snapshot"))]
+)
 def test_each_form_of_a_version_leads_to_the_same_adapters(
     form: str, tiny_task: TinyTask, undisturbed: Ledger, tmp_path: Path
 ) -> None:
@@ -203,7 +199,7 @@ def test_the_command_leaves_a_whole_run_folder(tiny_task: TinyTask, tmp_path: Pa
     assert processes_below(out) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)])
 def test_an_interrupt_leaves_no_process(number: signal.Signals, tiny_task: TinyTask, tmp_path: Path) -> None:
     out = tmp_path / "run"
     running = subprocess.Popen(
