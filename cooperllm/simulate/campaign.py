@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cooperllm.simulate import bounds, folder, material, shards
 from cooperllm.simulate.federation import Federation, Plan
+from cooperllm.simulate.ledger import SERVICE, device_name
 from cooperllm.simulate.live import View
 from cooperllm.simulate.material import Material
 from cooperllm.simulate.model_cache import exported_bundle
@@ -124,22 +125,29 @@ def _run(
     # The run itself shows what a bundle costs to download; the comparisons need not pay for it again.
     installed = None if variant == "cooperllm" else bundle
     plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed, installed)
-    with Federation(plan) as federation:
-        ledger = federation.run(view)
-        service = federation.operator
-        assert service is not None  # it answered, or the run would not have finished
-        rounds = service.rounds()
-        run = Run(
-            rows=round_rows(rounds, variant, seed, ledger),
-            spans=[*ledger.spans, *round_spans(rounds)],
-            unequal=ledger.unequal(),
-            refusals=ledger.refusals,
-            final=service.final_adapter(bundle.layout),
-            skipped_examples=sum(device.skipped_examples for device in ledger.devices.values()),
-            truncated_examples=sum(device.truncated_examples for device in ledger.devices.values()),
-            duration_s=time.monotonic() - started_s,
-        )
-    # Each device holds the whole program: with 8 devices and 3 runs that would leave gigabytes behind.
-    for state in (place / "cloud", *(place / name for name in ledger.devices)):
-        shutil.rmtree(state, ignore_errors=True)
-    return run
+    try:
+        with Federation(plan) as federation:
+            federation.run(view)
+            return _harvest(federation, variant, seed, bundle, started_s)
+    finally:
+        # Each device holds the whole program: with 8 devices and 3 runs that would leave gigabytes behind.
+        for state in (SERVICE, *map(device_name, range(settings.devices))):
+            shutil.rmtree(place / state, ignore_errors=True)
+
+
+def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, started_s: float) -> Run:
+    """Ask the service, which still answers, for all that its run leaves."""
+    ledger, service = federation.ledger, federation.operator
+    assert service is not None  # it answered, or the run would not have finished
+    rounds = service.rounds()
+    devices = ledger.devices.values()
+    return Run(
+        rows=round_rows(rounds, variant, seed, ledger),
+        spans=[*ledger.spans, *round_spans(rounds)],
+        unequal=ledger.unequal(),
+        refusals=ledger.refusals,
+        final=service.final_adapter(bundle.layout),
+        skipped_examples=sum(device.skipped_examples for device in devices),
+        truncated_examples=sum(device.truncated_examples for device in devices),
+        duration_s=time.monotonic() - started_s,
+    )

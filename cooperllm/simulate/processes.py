@@ -130,6 +130,16 @@ class Children:
 
     def stop(self) -> None:
         """SIGTERM to all, a bounded wait, SIGKILL to whoever is left. Calling it again does nothing."""
+        try:
+            self._ask_to_stop()
+        finally:
+            # Also when a second Ctrl-C cuts the wait short: then at once.
+            for child in self._children.values():
+                if child.running:
+                    child.kill()
+                child.close()
+
+    def _ask_to_stop(self) -> None:
         for child in self._children.values():
             if child.running:
                 child.send(signal.SIGTERM)
@@ -137,9 +147,6 @@ class Children:
         for child in self._children.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.0))
-            if child.running:
-                child.kill()
-            child.close()
 
     def __enter__(self) -> Children:
         return self
