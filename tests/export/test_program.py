@@ -45,12 +45,12 @@ def chain(tiny_bundle: Bundle) -> Chain:
     return Chain(tiny_bundle)
 
 
-def check_against_references(chain: Chain, source: Path, lengths: list[int]) -> None:
+def check_against_references(chain: Chain, source: Path, lengths: list[int], deviation: float) -> None:
     """The program against Hugging Face eager and against the module that the cloud differentiates."""
     bundle = chain.bundle
     model = build(bundle.manifest, str(source))
     for seed, tokens in enumerate(lengths):
-        adapter = random_adapter(bundle, seed)
+        adapter = random_adapter(bundle, seed, deviation)
         model.load_adapter(adapter.numpy())
         for side in ("right", "left"):
             ids, mask, labels = ragged_batch(bundle, tokens, seed, side)
@@ -63,8 +63,33 @@ def check_against_references(chain: Chain, source: Path, lengths: list[int]) -> 
                 own_loss, _, own_logits = model(ids, mask, labels)
             torch.testing.assert_close(logits, own_logits, atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(loss, own_loss, atol=TOLERANCE, rtol=0)
-            changed, _, _ = chain.run(random_adapter(bundle, seed + 100), ids, mask, labels)
-            assert (changed - loss).abs().min() > 1e-3
+            other = random_adapter(bundle, seed + 100, deviation)
+            changed, _, _ = chain.run(other, ids, mask, labels)
+            assert (changed - loss).abs().min() > 10 * TOLERANCE
+
+
+def check_rounding(chain: Chain, source: Path) -> None:
+    """Where float32 itself is worse than the tolerance, the program errs no more than transformers does.
+
+    Factors of deviation 0.2 make updates far larger than MiniLM's weights: attention saturates, and transformers'
+    own float32 logits lie up to 3e-5 from the function in float64. Both are held against that.
+    """
+    bundle = chain.bundle
+    exact = build(bundle.manifest, str(source)).double()
+    program_error = transformers_error = 0.0
+    for seed, tokens in enumerate([16, 64]):
+        adapter = random_adapter(bundle, seed, 0.2)
+        exact.load_adapter(adapter.numpy())
+        ids, mask, labels = ragged_batch(bundle, tokens, seed)
+        head = exact.segment_tensors(bundle.manifest.chain.segments)
+        with torch.no_grad():
+            hidden = exact.hidden(ids, mask)
+            truth = exact.network.head(hidden, mask.double(), labels, *head)[2]
+        logits = chain.run(adapter, ids, mask, labels)[2]
+        eager_logits = eager(bundle, source, adapter, ids, mask, labels)[1]
+        program_error = max(program_error, float((logits - truth).abs().max()))
+        transformers_error = max(transformers_error, float((eager_logits - truth).abs().max()))
+    assert program_error < 3 * transformers_error < 3e-4
 
 
 def check_delegates(bundle: Bundle) -> None:
@@ -76,7 +101,7 @@ def check_delegates(bundle: Bundle) -> None:
 
 
 def test_equals_transformers_and_peft(chain: Chain, tiny_source: Path) -> None:
-    check_against_references(chain, tiny_source, [8, 32, 16, 24, 2])
+    check_against_references(chain, tiny_source, [8, 32, 16, 24, 2], 0.2)
 
 
 def test_one_delegate_each(tiny_bundle: Bundle) -> None:
@@ -143,7 +168,10 @@ def test_gradient_agrees_with_projected_gradients(chain: Chain, tiny_source: Pat
 def test_minilm_equals_transformers_and_peft(tmp_path: Path) -> None:
     bundle = write_bundle(Options(class_names=tuple("abcdefg")), tmp_path / "minilm")
     check_delegates(bundle)
-    check_against_references(Chain(bundle), locate(DEFAULT_MODEL).folder, [16, 64, 128])
+    source = locate(DEFAULT_MODEL).folder
+    # Larger than what training starts from (A has a deviation of 0.03, B is zero).
+    check_against_references(Chain(bundle), source, [16, 64, 128], 0.05)
+    check_rounding(Chain(bundle), source)
 
 
 @pytest.mark.ci
