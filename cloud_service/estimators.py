@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_service.plan import Direction, Float32, Float64, Guides, GuideTerm, RoundSettings
 from device_runtime.zo import direction as zo
@@ -73,9 +74,21 @@ def direction(settings: RoundSettings, guides: Guides, layout: Layout, seed: int
 def realised(
     named: Direction, settings: RoundSettings, guides: Guides, layout: Layout, scale: Float32 | None
 ) -> Float64:
-    """z', the direction that a device really takes: (n,), rounded to the grid, zero in inactive segments."""
-    k = zo.rounded(to_zo(named, guides, settings.active_segments, scale), layout, settings.epsilon)
-    return zo.realised(k, layout, settings.epsilon)
+    """z', the direction that a device really takes, rounded to the grid: the active segments' entries."""
+    exact = to_zo(named, guides, settings.active_segments, scale)
+    parts = [
+        zo.rounded_tensor(exact, tensor, settings.epsilon) * math.ldexp(1.0, -tensor.exponent)
+        for segment in settings.active_segments
+        for tensor in layout.segment_tensors(segment)
+    ]
+    z: Float64 = np.concatenate(parts) / settings.epsilon
+    return z
+
+
+def active_parameters(settings: RoundSettings, layout: Layout) -> NDArray[np.int64]:
+    """The numbers of the active segments' parameters, ascending."""
+    everything = np.arange(layout.parameters)
+    return np.concatenate([everything[layout.segment_slice(k)] for k in settings.active_segments])
 
 
 def to_zo(
@@ -97,10 +110,11 @@ def estimate(
     scale: Float32 | None,
 ) -> Estimate:
     """The estimate from a round's scalars; sums in the order of `measured`, in float64."""
-    inverse = np.ones(layout.parameters) if scale is None else 1.0 / scale.astype(np.float64) ** 2
-    guide = None if guides.gradient is None else guides.gradient.values.astype(np.float64)
+    active = active_parameters(settings, layout)
+    inverse = np.ones(active.size) if scale is None else 1.0 / scale[active].astype(np.float64) ** 2
+    guide = None if guides.gradient is None else guides.gradient.values[active].astype(np.float64)
     guide_length = 0.0 if guide is None else float(np.sum(inverse * guide * guide))  # |S^-1 u|^2
-    vector = np.zeros(layout.parameters)
+    vector = np.zeros(active.size)
     coefficients, guide_sum, spread, weights = [], 0.0, 0.0, 0.0
     for item in measured:
         z = realised(item.direction, settings, guides, layout, scale)
@@ -118,7 +132,9 @@ def estimate(
     mean = float(np.sum(inverse * vector * vector))
     # sum w^2 |y_j|^2 is E|mean|^2 (sum w^2) plus the variance; y_j = rho_j S^2 Sigma^-1 z_j.
     variance = max(0.0, spread - weights * mean) / (1.0 - weights) if weights < 1.0 else spread
-    return Estimate(tuple(coefficients), guide_sum, vector, variance)
+    whole = np.zeros(layout.parameters)
+    whole[active] = vector
+    return Estimate(tuple(coefficients), guide_sum, whole, variance)
 
 
 def _calibration(named: Direction, settings: RoundSettings, guide_length: float) -> tuple[float, float]:

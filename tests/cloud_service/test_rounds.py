@@ -70,7 +70,8 @@ def answers(plan: RoundPlan, state: RoundState) -> list[ClientReport]:
         scalars = []
         for named in aggregation.expand(task):
             z = estimators.realised(named, plan.settings, plan.guides, LAYOUT, SCALE)
-            scalars.append(float(np.float32(z @ (state.adapter - TARGET))))
+            active = estimators.active_parameters(plan.settings, LAYOUT)
+            scalars.append(float(np.float32(z @ (state.adapter - TARGET)[active])))
         reports.append(ClientReport(task.client_id, tuple(scalars), 8 + number))
     return reports
 
