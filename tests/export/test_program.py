@@ -71,8 +71,8 @@ def check_against_references(chain: Chain, source: Path, lengths: list[int], dev
 def check_rounding(chain: Chain, source: Path) -> None:
     """Where float32 itself is worse than the tolerance, the program errs no more than transformers does.
 
-    Factors of deviation 0.2 make updates far larger than MiniLM's weights: attention saturates, and transformers'
-    own float32 logits lie up to 3e-5 from the function in float64. Both are held against that.
+    Factors of deviation 0.2 make updates far larger than MiniLM's weights: attention saturates, and
+    transformers' own float32 logits lie up to 3e-5 from the function in float64. Both are held against that.
     """
     bundle = chain.bundle
     exact = build(bundle.manifest, str(source)).double()
