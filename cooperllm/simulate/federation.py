@@ -20,6 +20,9 @@ STALLED_AFTER_S = 300.0
 """A run of which nothing is heard for so long has failed, whatever the reason."""
 
 POLL_EVERY_S = 0.5
+HISTORY_EVERY_S = 4.0
+"""All rounds and versions cost the service more to tell than where it stands."""
+
 MAX_RESTARTS = 100
 
 
@@ -55,7 +58,7 @@ class Federation:
         self.restarts = 0
         self._grpc = self._http = ""  # addresses, once the service has told them
         self._due_s: dict[int, float] = {}  # device -> when to start it again; all on the monotonic clock
-        self._poll_due_s = 0.0
+        self._poll_due_s = self._history_due_s = 0.0
         self._heard_s = time.monotonic()
 
     def __enter__(self) -> Federation:
@@ -104,9 +107,12 @@ class Federation:
     def _poll(self) -> Event | None:
         if self.operator is None or time.monotonic() < self._poll_due_s:
             return None
-        self._poll_due_s = time.monotonic() + POLL_EVERY_S
+        now_s = time.monotonic()
+        self._poll_due_s, history = now_s + POLL_EVERY_S, now_s >= self._history_due_s
+        if history:
+            self._history_due_s = now_s + HISTORY_EVERY_S
         try:
-            return Event(SERVICE, self.operator.poll())
+            return Event(SERVICE, self.operator.poll(history))
         except CooperLLMError:
             # It may just be on its way back from a kill; if it does not come back, its exit or the stall
             # says so.

@@ -98,6 +98,8 @@ class Ledger:
             return
         job = event.body["job"]
         self.cloud_finished, self.failure = job["status"] == "finished", str(job["detail"])
+        if job["version"] is not None:
+            self.sha256_by_version[int(job["version"])] = str(job["adapter_sha256"])
         for found in event.body["versions"]:
             self.sha256_by_version[int(found["version"])] = str(found["adapter_sha256"])
         for found in event.body["rounds"]:

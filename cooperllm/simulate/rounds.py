@@ -59,13 +59,15 @@ class Operator:
         found: list[dict[str, Any]] = json.loads(self.get("/v1/rounds"))
         return found
 
-    def poll(self) -> dict[str, Any]:
-        """Where the job stands, as the body of an event."""
+    def poll(self, history: bool) -> dict[str, Any]:
+        """Where the job stands, as the body of an event; with all versions and rounds where asked or over."""
+        job = json.loads(self.get("/v1/jobs"))[0]
+        whole = history or job["status"] == "finished"
         return {
             "event": "polled",
-            "job": json.loads(self.get("/v1/jobs"))[0],
-            "versions": json.loads(self.get("/v1/versions")),
-            "rounds": self.rounds(),
+            "job": job,
+            "versions": json.loads(self.get("/v1/versions")) if whole else [],
+            "rounds": self.rounds() if whole else [],
         }
 
     def final_adapter(self, layout: Layout) -> FinalAdapter:

@@ -24,8 +24,8 @@ RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 
 # Only what differs from a job's own defaults: processes on one machine need not wait for each other.
 DEFAULT_JOB: dict[str, Any] = {
-    "retry_min_ms": 60,
-    "retry_max_ms": 180,
+    "retry_min_ms": 250,
+    "retry_max_ms": 500,
     "evaluate_every_rounds": 10,
 }
 
