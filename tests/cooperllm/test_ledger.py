@@ -22,7 +22,12 @@ def polled(
         ledger,
         "cloud",
         event="polled",
-        job={"status": status, "detail": ""},
+        job={
+            "status": status,
+            "detail": "",
+            "version": len(hashes) - 1 if hashes else None,
+            "adapter_sha256": hashes[-1] if hashes else None,
+        },
         versions=versions,
         rounds=rounds,
     )
