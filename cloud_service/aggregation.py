@@ -55,15 +55,18 @@ def measured(plan: RoundPlan, reports: Sequence[ClientReport]) -> tuple[Measured
     Directions that several clients measured (shared seeds) become one, with the clients' weighted mean.
     """
     examples = float(sum(report.examples for report in reports))
-    sums: dict[Direction, tuple[float, float]] = {}
-    for report in reports:
+    shared = plan.settings.directions == "shared"
+    sums: dict[tuple[Direction, int], tuple[float, float]] = {}
+    for place, report in enumerate(reports):
         task = plan.task(report.client_id)
         assert task is not None  # usable
         share = report.examples / examples / task.scalars
-        for named, scalar in zip(expand(task), report.scalars, strict=True):
-            weight, total = sums.get(named, (0.0, 0.0))
-            sums[named] = (weight + share, total + share * float(scalar))
-    return tuple(Measured(named, weight, total / weight) for named, (weight, total) in sums.items())
+        batches = [number for number, step in enumerate(task.steps) for _ in range(step.scalars)]
+        for named, number, scalar in zip(expand(task), batches, report.scalars, strict=True):
+            key = (named, number if shared else place * len(task.steps) + number)
+            weight, total = sums.get(key, (0.0, 0.0))
+            sums[key] = (weight + share, total + share * float(scalar))
+    return tuple(Measured(named, weight, total / weight, n) for (named, n), (weight, total) in sums.items())
 
 
 def expand(task: ClientTask) -> tuple[Direction, ...]:

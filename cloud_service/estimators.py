@@ -1,18 +1,21 @@
 """Estimators: which directions a task names, and how the scalars that come back become a gradient.
 
 All estimate S^2 grad f, the gradient in the metric of the scale s (S = diag(s); without a scale S = I), so
-that a step along the estimate is one of preconditioned gradient descent. With z = a s (.) v + c u, rho = z .
-grad f:
+that a step along the estimate is one of preconditioned gradient descent. With z = a s (.) v + c u and
+rho = z . grad f:
 
 * isotropic: a = 1 and no guide, E[z z^T] = S^2, so rho z is unbiased as it is (MeZO, arXiv 2305.17333,
   calibrated and with a scale; DeComFL, arXiv 2405.15861, is the same with shared seeds).
 * zgr (CooperLLM, arXiv 2601.12917; covariance of Guided Evolution Strategies, arXiv 1806.10230):
-  Sigma = E[z z^T] = a^2 S^2 + c^2 u u^T, calibrated by S^2 Sigma^-1 (Sherman-Morrison):
+  E[z z^T] = a^2 S^2 + c^2 u u^T. The paper's own form is rho z, off by this covariance. Calibrated, noise and
+  guide are told apart: as E[v] = 0, every rho of a batch holds the same c (u . grad f), which would only add
+  noise to the other directions and whose mean measures the slope along u far better than they can. So
 
-      S^2 Sigma^-1 z = (z - kappa (u . S^-2 z) u) / a^2,  kappa = r / (1 + r |S^-1 u|^2),  r = c^2 / a^2
+      noise = mean_j (rho_j - rho_without_j) (z_j - c u) / a^2,      slope = mean_j rho_j / c
+      estimate = noise + (slope - u . S^-2 noise) / |S^-1 u|^2 u
 
-  so E[rho S^2 Sigma^-1 z] = S^2 grad f for every fraction, where the paper's own form rho z is off by Sigma.
-  The sign of the guide needs no draw: v and -v are equally likely, and rho z is the same for z and -z.
+  where rho_without_j is the mean of the batch's other scalars, independent of v_j. Both parts are unbiased
+  for every fraction. The sign of the guide needs no draw: v and -v are equally likely.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Measured:
     direction: Direction  # of count 1
     weight: float
     rho: float
+    batch: int = 0  # directions that were measured on the same batch have the same number
 
 
 @dataclass(frozen=True)
@@ -113,38 +117,73 @@ def estimate(
     active = active_parameters(settings, layout)
     inverse = np.ones(active.size) if scale is None else 1.0 / scale[active].astype(np.float64) ** 2
     guide = None if guides.gradient is None else guides.gradient.values[active].astype(np.float64)
-    guide_length = 0.0 if guide is None else float(np.sum(inverse * guide * guide))  # |S^-1 u|^2
-    vector = np.zeros(active.size)
-    coefficients, guide_sum, spread, weights = [], 0.0, 0.0, 0.0
+    length = 0.0 if guide is None else float(np.sum(inverse * guide * guide))  # |S^-1 u|^2
+    sums = _batch_sums(measured)
+    noise, coefficients, slope, shift = np.zeros(active.size), [], 0.0, 0.0
+    spread, slope_variance, weights = 0.0, 0.0, 0.0
     for item in measured:
+        a, c = item.direction.isotropic_scale, _guide_coefficient(item.direction)
         z = realised(item.direction, settings, guides, layout, scale)
-        gain, kappa = _calibration(item.direction, settings, guide_length)
-        along = 0.0 if guide is None or kappa == 0.0 else float(np.sum(inverse * guide * z))
-        size = float(np.sum(inverse * z * z)) - (2.0 * kappa - kappa * kappa * guide_length) * along * along
-        coefficient = item.weight * item.rho * gain
+        if guide is None or c == 0.0 or settings.paper_form:
+            fresh, gain = item.rho, 1.0 if settings.paper_form else 1.0 / (a * a)
+        else:
+            z = z - c * guide
+            fresh, gain = item.rho - _without(item, sums[item.batch]), 0.0 if a == 0.0 else 1.0 / (a * a)
+            slope += item.weight * item.rho / c
+            slope_variance += (item.weight * fresh / c) ** 2
+        coefficient = item.weight * fresh * gain
         coefficients.append(coefficient)
-        guide_sum = guide_sum - coefficient * kappa * along
-        spread += coefficient * coefficient * size
-        weights += item.weight * item.weight
-        vector += coefficient * z
-    if guide is not None and guide_sum != 0.0:
-        vector += guide_sum * guide
-    mean = float(np.sum(inverse * vector * vector))
-    # sum w^2 |y_j|^2 is E|mean|^2 (sum w^2) plus the variance; y_j = rho_j S^2 Sigma^-1 z_j.
-    variance = max(0.0, spread - weights * mean) / (1.0 - weights) if weights < 1.0 else spread
+        shift -= coefficient * c
+        noise += coefficient * z
+        along = 0.0 if guide is None or slope == 0.0 else float(np.sum(inverse * guide * z))
+        spread += coefficient**2 * (
+            float(np.sum(inverse * z * z)) - (along * along / length if along else 0.0)
+        )
+        weights += item.weight**2
+    if guide is None or slope == 0.0:
+        return _whole(coefficients, 0.0, noise, active, layout, _variance(spread, weights, noise, inverse))
+    across = float(np.sum(inverse * guide * noise))
+    beside = noise - across / length * guide
+    variance = _variance(spread, weights, beside, inverse) + slope_variance / length
+    along_guide = slope / length
+    vector = beside + along_guide * guide
+    return _whole(coefficients, shift + along_guide - across / length, vector, active, layout, variance)
+
+
+def _batch_sums(measured: Sequence[Measured]) -> dict[int, tuple[float, float]]:
+    """For each batch, the sum of its directions' weights and that of weight * rho."""
+    sums: dict[int, tuple[float, float]] = {}
+    for item in measured:
+        weight, total = sums.get(item.batch, (0.0, 0.0))
+        sums[item.batch] = (weight + item.weight, total + item.weight * item.rho)
+    return sums
+
+
+def _without(item: Measured, batch: tuple[float, float]) -> float:
+    """The weighted mean of the batch's other scalars, 0 where there is no other."""
+    weight = batch[0] - item.weight
+    return (batch[1] - item.weight * item.rho) / weight if weight > 1e-9 * batch[0] else 0.0
+
+
+def _guide_coefficient(named: Direction) -> float:
+    return named.guides[0].coefficient if named.guides else 0.0
+
+
+def _variance(spread: float, weights: float, mean: Float64, inverse: Float64) -> float:
+    """Of a weighted mean, from sum w_j^2 |y_j|^2: that is sum w^2 |E mean|^2 more than the variance."""
+    if weights >= 1.0:
+        return spread
+    return max(0.0, spread - weights * float(np.sum(inverse * mean * mean))) / (1.0 - weights)
+
+
+def _whole(
+    coefficients: Sequence[float],
+    guide_coefficient: float,
+    vector: Float64,
+    active: NDArray[np.int64],
+    layout: Layout,
+    variance: float,
+) -> Estimate:
     whole = np.zeros(layout.parameters)
     whole[active] = vector
-    return Estimate(tuple(coefficients), guide_sum, whole, variance)
-
-
-def _calibration(named: Direction, settings: RoundSettings, guide_length: float) -> tuple[float, float]:
-    """(gain, kappa): the estimate of one direction is rho * gain * (z - kappa (u . S^-2 z) u)."""
-    if settings.paper_form and settings.estimator == "zgr":
-        return 1.0, 0.0
-    c = named.guides[0].coefficient if named.guides else 0.0
-    a = named.isotropic_scale
-    if a == 0.0:
-        # The guide alone: the projection on u, the only thing that was measured.
-        return 1.0 / (c * c * guide_length), 0.0
-    ratio = (c / a) ** 2
-    return 1.0 / (a * a), ratio / (1.0 + ratio * guide_length)
+    return Estimate(tuple(coefficients), guide_coefficient, whole, variance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -19,7 +18,8 @@ RNG = np.random.default_rng(5)
 SCALE = RNG.uniform(0.5, 2.0, N).astype(np.float32)
 GRADIENT = RNG.normal(size=N)
 GUIDE = Guide(b"g" * 32, (0, 1), RNG.normal(size=N).astype(np.float32))
-DRAWS = 40_000
+BATCH_NOISE = RNG.normal(size=N)
+ROUNDS = 250
 
 
 def settings(**changes: object) -> RoundSettings:
@@ -36,26 +36,20 @@ def settings(**changes: object) -> RoundSettings:
     return RoundSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def mean_estimate(
-    chosen: RoundSettings, guides: Guides, scale: Float32 | None, draws: int = DRAWS
-) -> tuple[Float64, Float64]:
-    """The mean over many seeds, and three standard errors of each entry, from the exact projections."""
-    named = estimators.direction(chosen, guides, LAYOUT, 77, 1)
-    total, squares = np.zeros(N), np.zeros(N)
-    patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=N)))[: 2**N]
-    s = np.ones(N) if scale is None else scale.astype(np.float64)
-    chosen_patterns = patterns[np.random.default_rng(1).integers(0, len(patterns), draws)]
-    u = np.zeros(N) if guides.gradient is None else guides.gradient.values.astype(np.float64)
-    c = named.guides[0].coefficient if named.guides else 0.0
-    length = float(np.sum((u / s) ** 2))
-    gain, kappa = estimators._calibration(named, chosen, length)
-    for v in chosen_patterns:
-        z = named.isotropic_scale * s * v + c * u
-        estimate = (z @ GRADIENT) * gain * (z - kappa * (u @ (z / s**2)) * u)
-        total += estimate
-        squares += estimate**2
-    mean = total / draws
-    return mean, 4.0 * np.sqrt((squares / draws - mean**2) / draws) + 1e-9
+def mean_estimate(chosen: RoundSettings, guides: Guides, scale: Float32 | None) -> tuple[Float64, Float64]:
+    """The mean over many rounds of two batches, and four standard errors of each entry."""
+    estimates = []
+    for repetition in range(ROUNDS):
+        measured = []
+        for number in range(8):
+            named = estimators.direction(chosen, guides, LAYOUT, 1_000 + 8 * repetition + number, 1)
+            z = estimators.realised(named, chosen, guides, LAYOUT, scale)
+            # The two batches see different gradients, whose mean is the gradient.
+            seen = GRADIENT + (BATCH_NOISE if number < 4 else -BATCH_NOISE)
+            measured.append(Measured(named, 1 / 8, float(z @ seen), number // 4))
+        estimates.append(estimators.estimate(measured, chosen, guides, LAYOUT, scale).vector)
+    rows = np.array(estimates)
+    return rows.mean(axis=0), 4.0 * rows.std(axis=0) / math.sqrt(ROUNDS) + 2e-4
 
 
 @pytest.mark.parametrize("scale", [None, SCALE])
@@ -131,3 +125,18 @@ def test_a_fraction_of_zero_measures_the_guide_alone() -> None:
     found = estimators.estimate([Measured(named, 1.0, float(z @ GRADIENT))], chosen, guides, LAYOUT, None)
     u = GUIDE.values.astype(np.float64)
     np.testing.assert_allclose(found.vector, (u @ GRADIENT) / (u @ u) * u, rtol=1e-3, atol=1e-3)
+
+
+def test_a_steep_guide_adds_no_noise_to_the_other_directions() -> None:
+    """A slope along u of 1000 changes the calibrated estimate along u alone, and hardly its variance."""
+    chosen, guides = settings(), Guides(GUIDE, 1.0)
+    u = GUIDE.values.astype(np.float64)
+    named = [estimators.direction(chosen, guides, LAYOUT, seed, 1) for seed in range(32)]
+    found = []
+    for gradient in (GRADIENT, GRADIENT + 1000.0 * u / (u @ u)):
+        rhos = [float(estimators.realised(item, chosen, guides, LAYOUT, None) @ gradient) for item in named]
+        measured = [Measured(item, 1 / 32, rho) for item, rho in zip(named, rhos, strict=True)]
+        found.append(estimators.estimate(measured, chosen, guides, LAYOUT, None))
+    flat, steep = found
+    assert (u @ (steep.vector - flat.vector)) == pytest.approx(1000.0, rel=0.1)
+    assert steep.guide_coefficient != flat.guide_coefficient
