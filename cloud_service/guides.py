@@ -171,7 +171,7 @@ class Objective:
                 real = ones.float()
                 if self._first == len(network.segments):
                     # The head alone moves: keep what it reads of a text, not the text's every token.
-                    hidden, real = network.head.task.pool(hidden, real), torch.ones(len(rows), 1)
+                    hidden, real = network.head.task.condensed(hidden, real)
             yield _Kept(rows, hidden, mask, real, torch.from_numpy(self.labels[list(rows)]))
 
     def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

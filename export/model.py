@@ -32,6 +32,7 @@ from export.adapters import Adapter
 from export.families import Family
 from export.segments import Head, Segment, cut
 from export.source import Source, Weights, locate
+from export.tasks import Task
 from protos import bundle_pb2
 
 
@@ -58,7 +59,7 @@ class Network(nn.Module):
         shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
     """
 
-    def __init__(self, family: Family, task: nn.Module, segments: int | None) -> None:
+    def __init__(self, family: Family, task: Task, segments: int | None) -> None:
         super().__init__()
         self.family = family.name
         self.hidden_size = family.hidden_size
@@ -200,7 +201,7 @@ def adapter_kind(entry: bundle_pb2.AdapterKind) -> Adapter:
     raise BundleError(f"adapter kind {entry.kind!r} is not supported; supported: lora")
 
 
-def task_kind(entry: bundle_pb2.TaskKind, hidden_size: int) -> nn.Module:
+def task_kind(entry: bundle_pb2.TaskKind, hidden_size: int) -> Task:
     """The task that a manifest names.
 
     Raises:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from device_runtime.errors import BundleError
+from export.tasks import Task
 
 
 def cut(blocks: int, segments: int | None) -> list[range]:
@@ -58,7 +59,7 @@ class Segment(nn.Module):
 class Head(nn.Module):
     """The task with the program's signature of `head`: (hidden, attention_mask, labels, *adapter tensors)."""
 
-    def __init__(self, task: nn.Module) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
         self.shapes = adapter_shapes(task)

@@ -1,1 +1,1 @@
-"""The contract between devices and the cloud: federation.proto, bundle.proto and the stubs generated from them."""
+"""The contract between devices and the cloud: federation.proto, bundle.proto and their generated stubs."""

@@ -27,7 +27,7 @@ _ERRORS: dict[_core.Status, Callable[[str], ZoError]] = {
 def perturb(
     adapter: NDArray[np.float32], layout: Layout, direction: Direction, epsilon: float, multiplier: int
 ) -> None:
-    """Add multiplier * k grid steps in place; multiplier is +1, -1, +2 or -2. The direction passed `check`."""
+    """Add multiplier * k grid steps in place; multiplier is +1, -1, +2 or -2. `check` comes first."""
     for tensor in layout.tensors:
         if direction.is_active(tensor.segment):
             of_slice = slice_direction(direction, tensor)

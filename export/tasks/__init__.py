@@ -1,1 +1,19 @@
 """Tasks: what the last segment computes from the hidden states. One file a task."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Task(nn.Module):
+    """What every task module offers besides its forward pass; see sequence_classification.py."""
+
+    def condensed(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [B,T,D] and attention_mask [B,T] float32 → as little as gives the same logits.
+
+        A task that reads every token keeps them all; one that pools them first keeps the pooled ones.
+        """
+        return hidden, attention_mask

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from device_runtime.errors import BundleError
+from export.tasks import Task
 
 KIND = "sequence_classification"
 POOLINGS = ("mean", "cls")
@@ -16,7 +16,7 @@ WEIGHT = "base_model.model.classifier.weight"
 BIAS = "base_model.model.classifier.bias"
 
 
-class SequenceClassification(nn.Module):
+class SequenceClassification(Task):
     """The program's `head`; its linear layer is part of the adapter.
 
     Args:
@@ -52,18 +52,21 @@ class SequenceClassification(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
         batch = hidden.shape[0]
-        pooled = self.pool(hidden, attention_mask).view(1, batch, self.hidden_size)
+        pooled = self._pool(hidden, attention_mask).view(1, batch, self.hidden_size)
         weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
         logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
         return loss, torch.ones(batch), logits
 
-    def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """hidden float32 [B,T,D], attention_mask float32 [B,T] → [B,1,D], all that the logits depend on.
+    def condensed(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pooled text is a text of one token: pooling it again, with a mask of 1, changes nothing."""
+        return self._pool(hidden, attention_mask), torch.ones(hidden.shape[0], 1)
 
-        A pooled text is a text of one token: pooling it again, with a mask of 1, changes nothing.
-        """
+    def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """hidden float32 [B,T,D], attention_mask float32 [B,T] → [B,1,D]."""
         batch = hidden.shape[0]
         if self.pooling == "cls":
             return hidden[:, :1]
