@@ -162,18 +162,27 @@ def simulate(task: TinyTask, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_command_leaves_a_whole_run_folder(tiny_task: TinyTask, tmp_path: Path) -> None:
+COMPARED = {"cooperllm", "public_alone", "devices_alone", "shuffled", "oracle"}
+
+
+@pytest.mark.parametrize(
+    ("options", "figures"),
+    [(["--no-baselines"], {"cooperllm"}), pytest.param([], COMPARED, marks=pytest.mark.ci)],
+)
+def test_the_command_leaves_a_whole_run_folder(
+    options: list[str], figures: set[str], tiny_task: TinyTask, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     job = tmp_path / "job.toml"
     job.write_text("directions_per_task = 4\nbatch_examples = 8\nevaluate_every_rounds = 1\n")
     done = subprocess.run(
-        simulate(tiny_task, out, "--rounds", "3", "--job", str(job), "--format", "json"),
+        simulate(tiny_task, out, "--rounds", "3", "--job", str(job), "--format", "json", *options),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["unequal"] == []
-    assert set(result["accuracy"]) == {"cooperllm", "public_alone", "devices_alone", "shuffled", "oracle"}
+    assert set(result["accuracy"]) == figures
     rows = read_rows(out / "metrics.jsonl")
     assert [row.version for row in rows if row.run == "cooperllm"] == [0, 1, 2, 3]
     assert all(row.accuracy is not None and len(row.device_sha256) == 2 for row in rows)
