@@ -90,6 +90,20 @@ class Engine:
         return self.bundle.manifest.chain.segments
 
     @property
+    def hidden_size(self) -> int:
+        """D, the width of a hidden state."""
+        return self.bundle.manifest.chain.hidden_size
+
+    def adapter_before(self, segment: int) -> NDArray[np.float32]:
+        """The adapter's slices of all earlier segments: a view."""
+        return self._core.adapter[: self.bundle.layout.segment_slice(segment).start]
+
+    def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
+        """The hidden state that enters a segment, (B, T, D)."""
+        with _errors(self._types.CoreError):
+            return self._core.hidden(self._types.Batch(*batch), segment)
+
+    @property
     def segment_runs(self) -> int:
         """Segments run since the engine was made."""
         return sum(self._core.counters.segment_runs)

@@ -32,12 +32,17 @@ MOST_DIRECTIONS = 2**20  # in one task; a larger count is a mistake, and would o
 
 
 class Batch(NamedTuple):
-    """One batch in the program's shape, in which rows of weight 0 count nothing. Shapes: (B, T) and (B,)."""
+    """One batch in the program's shape, in which rows of weight 0 count nothing. Shapes: (B, T) and (B,).
+
+    Where `hidden` (B, T, D) is set, it is what enters `first_segment`, and nothing before that runs.
+    """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
+    hidden: NDArray[np.float32] | None = None
+    first_segment: int = 0
 
 
 class Direction(NamedTuple):

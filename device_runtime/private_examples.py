@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .examples import Example, read_examples, split_held_out
 from .local_update import Batch
+from .prefix_states import PrefixStates, Program
 
 
 class Source(Protocol):
@@ -63,8 +64,11 @@ class ExampleSet:
     0.
     """
 
-    def __init__(self, examples: Sequence[tuple[str, int]], encode: Callable[..., Tokens], rows: int) -> None:
-        self._examples, self._encode, self._rows = examples, encode, rows
+    def __init__(
+        self, examples: Sequence[tuple[str, int]], encode: Callable[..., Tokens], rows: int, tokens: int = 0
+    ) -> None:
+        self._examples, self._encode = examples, encode
+        self.rows, self.tokens = rows, tokens  # tokens of all texts together, 0 when nobody counted
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -72,10 +76,8 @@ class ExampleSet:
     def batches(self, chosen: Sequence[int]) -> list[Batch]:
         """The chosen examples, `rows` at a time, in the order given."""
         return [
-            batch_of(
-                [self._examples[i] for i in chosen[start : start + self._rows]], self._encode, self._rows
-            )
-            for start in range(0, len(chosen), self._rows)
+            batch_of([self._examples[i] for i in chosen[start : start + self.rows]], self._encode, self.rows)
+            for start in range(0, len(chosen), self.rows)
         ]
 
 
@@ -105,11 +107,28 @@ class PrivateExamples:
         known = [example for example in given if example.label in numbers]
         self.skipped = len(given) - len(known)
         train, held_out = split_held_out(dict.fromkeys(known))
-        self.truncated = sum(tokenizer.ids(example.text)[1] for example in (*train, *held_out))
-        self.train, self.held_out = (
-            ExampleSet([(example.text, numbers[example.label]) for example in part], tokenizer.encode, rows)
-            for part in (train, held_out)
-        )
+        self.truncated = 0
+        self._states: PrefixStates | None = None
+
+        def prepared(part: Sequence[Example]) -> ExampleSet:
+            ids = [tokenizer.ids(example.text) for example in part]
+            self.truncated += sum(truncated for _, truncated in ids)
+            tokens = sum(len(row) for row, _ in ids)
+            pairs = [(example.text, numbers[example.label]) for example in part]
+            return ExampleSet(pairs, tokenizer.encode, rows, tokens)
+
+        self.train, self.held_out = prepared(train), prepared(held_out)
+
+    def train_from(self, first_segment: int, program: Program) -> ExampleSet | PrefixStates:
+        """The training examples for a task that moves nothing before `first_segment`.
+
+        Their hidden states there are kept from task to task, as long as they fit and stay the same.
+        """
+        if not PrefixStates.fit(self.train, program, first_segment):
+            return self.train
+        if self._states is None or not self._states.are_of(self.train, first_segment):
+            self._states = PrefixStates(self.train, program, first_segment)
+        return self._states
 
 
 def count_distinct(examples: Iterable[Example]) -> int:

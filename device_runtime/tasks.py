@@ -102,7 +102,8 @@ def carry_out(
     done = state.progress_scalars if several and state.progress_task_id == task.task_id else []
     local = LocalTask(task.directions, guide_index)
     with engine.lock:
-        result = run_directions(local, engine, private.train, gauss, done, keep)
+        train = private.train_from(task.directions.active_segments[0], engine)
+        result = run_directions(local, engine, train, gauss, done, keep)
     return Finding(
         scalars=result.scalars,
         examples=result.examples,

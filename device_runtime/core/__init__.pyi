@@ -15,7 +15,8 @@ class Batch:
 
     Shapes: input_ids and attention_mask (B, T) int64, labels (B,) int64, weights (B,) float64, all
     contiguous. T is a length that the program takes. The arrays are kept, not copied: do not change them
-    while a call runs.
+    while a call runs. With `hidden`, (B, T, hidden size) float32, the chain is entered at `first_segment`:
+    what comes before it is not run and must not be perturbed.
     """
 
     def __init__(
@@ -24,6 +25,8 @@ class Batch:
         attention_mask: NDArray[np.int64],
         labels: NDArray[np.int64],
         weights: NDArray[np.float64],
+        hidden: NDArray[np.float32] | None = None,
+        first_segment: int = 0,
     ) -> None: ...
 
 @final
@@ -168,6 +171,11 @@ class Core:
         """
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits. Shapes: (B, C) float32. Raises what `evaluate` does."""
+    def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
+        """Return the hidden state that enters a segment (K: the head), for a later `Batch.hidden`.
+
+        Shapes: (B, T, hidden size) float32. Raises what `evaluate` does.
+        """
     def update(
         self,
         epsilon: float,

@@ -46,10 +46,13 @@ void bind_values(nb::module_& m) {
   nb::class_<PyBatch>(m, "Batch", "A padded batch: int64 ids and mask [B, T], int64 labels [B], float64 weights [B].")
       .def(
           "__init__",
-          [](PyBatch* self, Int64s2 input_ids, Int64s2 attention_mask, Int64s labels, Doubles weights) {
-            new (self) PyBatch{std::move(input_ids), std::move(attention_mask), std::move(labels), std::move(weights)};
+          [](PyBatch* self, Int64s2 input_ids, Int64s2 attention_mask, Int64s labels, Doubles weights,
+             std::optional<Floats3> hidden, uint32_t first_segment) {
+            new (self) PyBatch{std::move(input_ids), std::move(attention_mask), std::move(labels),
+                               std::move(weights),   std::move(hidden),         first_segment};
           },
-          "input_ids"_a, "attention_mask"_a, "labels"_a, "weights"_a);
+          "input_ids"_a, "attention_mask"_a, "labels"_a, "weights"_a, "hidden"_a.none() = nb::none(),
+          "first_segment"_a = 0);
   nb::class_<Direction>(m, "Direction", "z = isotropic_scale * s (.) v(seed) + sum_j c_j * u_j on its active segments.")
       .def(
           "__init__",
@@ -110,6 +113,7 @@ void bind_class(nb::module_& m) {
       .def("measure", &PyCore::measure, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a)
       .def("evaluate", &PyCore::evaluate, "batches"_a)
       .def("logits", &PyCore::logits, "batch"_a)
+      .def("hidden", &PyCore::hidden, "batch"_a, "segment"_a)
       .def("update", &PyCore::update, "epsilon"_a, "update_seed"_a, "active_segments"_a, "directions"_a,
            "coefficients"_a, "guides"_a = nb::list())
       .def("stop", &PyCore::stop)

@@ -206,6 +206,10 @@ zo_status Chain::embed(size_t to_slot) noexcept {
   return keep_hidden(to_slot);
 }
 
+void Chain::set_hidden(const float* hidden, size_t to_slot) noexcept {
+  std::memcpy(slots_[to_slot].data(), hidden, hidden_.size_bytes());
+}
+
 zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot) noexcept {
   std::vector<Tensor>& inputs = segment_inputs_[segment];
   inputs[0] = hidden_;

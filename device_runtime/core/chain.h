@@ -32,13 +32,16 @@ struct ChainShape {
   uint32_t hidden_size;
 };
 
-// A padded batch that the caller owns: `batch_examples` rows of `tokens`. Rows of weight 0 count nothing.
+// A padded batch that the caller owns: `batch_examples` rows of `tokens`. Rows of weight 0 count nothing. Where
+// `hidden` is set, it is what enters `first_segment`: nothing before that segment runs.
 struct Batch {
   const int64_t* input_ids;
   const int64_t* attention_mask;
   const int64_t* labels;
   const double* weights;
   uint32_t tokens;
+  const float* hidden = nullptr;  // batch_examples * tokens * hidden_size
+  uint32_t first_segment = 0;     // 1 .. K where `hidden` is set
 };
 
 // Per example, in the program's arena: valid until the next run.
@@ -81,6 +84,8 @@ class Chain {
   // Copies a batch to aligned memory. ZO_BAD_ARGUMENT: tokens outside 1 .. max_tokens, or a label outside the classes.
   zo_status set_batch(const Batch& batch) noexcept;
   zo_status embed(size_t to_slot) noexcept;
+  void set_hidden(const float* hidden, size_t to_slot) noexcept;  // of the batch's shape
+  const float* hidden(size_t slot) const noexcept { return slots_[slot].as<float>(); }
   zo_status run_segment(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;  // segment < K
   zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
 

@@ -42,6 +42,7 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
   epsilon_ = epsilon;
   zo_status status = check_batches(batches);
   if (status == ZO_OK) status = check_directions(labels);
+  if (status == ZO_OK) status = check_entry(batches, labels);
   if (status != ZO_OK) return status;
   const size_t positions = chain_.shape().segments + 1;
   const size_t evaluations = labels.size() / positions;
@@ -88,11 +89,14 @@ zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* resul
   const uint32_t head = chain_.shape().segments;
   for (const Batch& batch : batches) {
     if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
-    zo_status status = chain_.set_batch(batch);
-    if (status == ZO_OK) status = chain_.embed(0);
+    zo_status status = enter(batch);
     if (status != ZO_OK) return status;
     for (const PlannedRun& run : plan_.runs()) {
       if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
+      if (run.position < batch.first_segment) {  // unperturbed, so the only run at its position: checked before
+        if (run.position + 1 == batch.first_segment) chain_.set_hidden(batch.hidden, run.to_slot);
+        continue;
+      }
       status = move_to(run.position, run.label);
       if (status != ZO_OK) return status;
       if (run.position < head) {
@@ -117,6 +121,13 @@ zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* resul
     }
   }
   return ZO_OK;
+}
+
+// Takes a batch and makes its first hidden state. The head alone needs nothing that embed makes.
+zo_status LocalUpdate::enter(const Batch& batch) noexcept {
+  const zo_status status = chain_.set_batch(batch);
+  if (status != ZO_OK || batch.first_segment == chain_.shape().segments) return status;
+  return chain_.embed(0);
 }
 
 // Brings one segment's slice to a label: a sign change takes one pass, everything else goes through the adapter itself.
@@ -179,14 +190,20 @@ zo_direction LocalUpdate::on_tensor(const Direction& direction, const TensorSlic
   return made;
 }
 
-zo_status LocalUpdate::forward(const Batch& batch, HeadResult* result) noexcept {
+// The hidden state that enters `last` (the head: K), in slot 0.
+zo_status LocalUpdate::forward(const Batch& batch, uint32_t last) noexcept {
   if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
-  zo_status status = chain_.set_batch(batch);
-  if (status == ZO_OK) status = chain_.embed(0);
-  for (uint32_t segment = 0; segment < chain_.shape().segments && status == ZO_OK; ++segment) {
+  zo_status status = enter(batch);
+  if (status == ZO_OK && batch.hidden != nullptr) chain_.set_hidden(batch.hidden, 0);
+  for (uint32_t segment = batch.first_segment; segment < last && status == ZO_OK; ++segment) {
     if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
     status = chain_.run_segment(segment, 0, 0);
   }
+  return status;
+}
+
+zo_status LocalUpdate::run_head(const Batch& batch, HeadResult* result) noexcept {
+  const zo_status status = forward(batch, chain_.shape().segments);
   return status == ZO_OK ? chain_.run_head(0, result) : status;
 }
 
@@ -197,7 +214,7 @@ zo_status LocalUpdate::evaluate(const std::vector<Batch>& batches, Evaluation* r
   zo_status status = check_batches(batches);
   for (size_t b = 0; b < batches.size() && status == ZO_OK; ++b) {
     HeadResult rows;
-    status = forward(batches[b], &rows);
+    status = run_head(batches[b], &rows);
     if (status != ZO_OK) return status;
     for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
       const double weight = batches[b].weights[row];
@@ -220,9 +237,23 @@ zo_status LocalUpdate::logits(const Batch& batch, float* out) {
   message_.clear();
   HeadResult rows;
   zo_status status = check_batches({batch});
-  if (status == ZO_OK) status = forward(batch, &rows);
+  if (status == ZO_OK) status = run_head(batch, &rows);
   if (status != ZO_OK) return status;
   std::copy_n(rows.logits, size_t{chain_.shape().batch_examples} * chain_.classes(), out);
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::hidden(const Batch& batch, uint32_t segment, float* out) {
+  const Stopwatch watch(&chain_.counters.total_ns);
+  message_.clear();
+  zo_status status = check_batches({batch});
+  if (status == ZO_OK && (segment > chain_.shape().segments || segment < batch.first_segment)) {
+    status = fail(ZO_BAD_ARGUMENT, "hidden states are had from the batch's first segment on, up to the head");
+  }
+  if (status == ZO_OK) status = forward(batch, segment);
+  if (status != ZO_OK) return status;
+  const size_t values = size_t{chain_.shape().batch_examples} * batch.tokens * chain_.shape().hidden_size;
+  std::copy_n(chain_.hidden(0), values, out);
   return ZO_OK;
 }
 

@@ -87,6 +87,9 @@ class LocalUpdate {
   zo_status evaluate(const std::vector<Batch>& batches, Evaluation* result);
   zo_status logits(const Batch& batch, float* out);  // batch_examples * classes
 
+  // The hidden state that enters a segment (K: the head): batch_examples * tokens * hidden_size.
+  zo_status hidden(const Batch& batch, uint32_t segment, float* out);
+
   // Nothing is written unless all of it can be. `*clamped` counts the parameters that met the bound.
   zo_status update(const Update& update, uint64_t* clamped);
 
@@ -104,6 +107,7 @@ class LocalUpdate {
   zo_status check_batches(const std::vector<Batch>& batches);
   zo_status check_guides(const std::vector<GuideTerm>& guides);
   zo_status check_directions(const std::vector<Label>& labels);
+  zo_status check_entry(const std::vector<Batch>& batches, const std::vector<Label>& labels);
   zo_status check_direction(size_t direction, const std::vector<bool>& segments);
   zo_status squared_norms(size_t direction, const std::vector<bool>& segments, double epsilon, double* error,
                           double* norm) noexcept;
@@ -120,7 +124,9 @@ class LocalUpdate {
   uint32_t gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice, size_t scratch) noexcept;
   zo_direction on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept;
   zo_step step_on(const Update& update, const TensorSlice& slice) noexcept;
-  zo_status forward(const Batch& batch, HeadResult* result) noexcept;
+  zo_status enter(const Batch& batch) noexcept;
+  zo_status forward(const Batch& batch, uint32_t last) noexcept;
+  zo_status run_head(const Batch& batch, HeadResult* result) noexcept;
 
   std::unique_ptr<Program> program_;
   Chain chain_;

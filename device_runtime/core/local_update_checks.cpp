@@ -43,6 +43,11 @@ zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
                                        " tokens a row; the program takes 1 to " +
                                        std::to_string(chain_.shape().max_tokens));
     }
+    if (batch.hidden == nullptr ? batch.first_segment != 0
+                                : batch.first_segment == 0 || batch.first_segment > chain_.shape().segments) {
+      return fail(ZO_BAD_ARGUMENT, "a batch's hidden state must come with the segment that it enters, 1 to " +
+                                       std::to_string(chain_.shape().segments));
+    }
     for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
       const double weight = batch.weights[row];
       if (!std::isfinite(weight) || weight < 0.0) {
@@ -92,6 +97,19 @@ zo_status LocalUpdate::check_directions(const std::vector<Label>& labels) {
   for (size_t d = 0; d < directions_->size(); ++d) {
     const zo_status status = check_direction(d, used[d]);
     if (status != ZO_OK) return status;
+  }
+  return ZO_OK;
+}
+
+// Before a hidden state that was handed in, nothing runs: a perturbation there would be left out in silence.
+zo_status LocalUpdate::check_entry(const std::vector<Batch>& batches, const std::vector<Label>& labels) {
+  const size_t positions = chain_.shape().segments + 1;
+  uint32_t latest = 0;
+  for (const Batch& batch : batches) latest = std::max(latest, batch.first_segment);
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (i % positions < latest && labels[i] != 0) {
+      return fail(ZO_BAD_ARGUMENT, "a direction perturbs a segment before a batch's hidden state");
+    }
   }
   return ZO_OK;
 }

@@ -22,6 +22,7 @@ namespace nb = nanobind;
 
 using Int64s2 = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Int64s = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats3 = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using LabelRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -37,6 +38,8 @@ struct PyBatch {
   Int64s2 input_ids, attention_mask;
   Int64s labels;
   Doubles weights;
+  std::optional<Floats3> hidden;
+  uint32_t first_segment;
 };
 
 template <typename T>
@@ -142,6 +145,16 @@ class PyCore {
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, classes}, owner));
   }
 
+  nb::object hidden(PyBatch* batch, uint32_t segment) {
+    const Guard guard(*this);
+    const Batch one = view({batch})[0];
+    const size_t rows = local_.chain().shape().batch_examples, size = local_.chain().shape().hidden_size;
+    float* data = new float[rows * one.tokens * size];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    finish(without_gil([&] { return local_.hidden(one, segment, data); }));
+    return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<3>>(data, {rows, one.tokens, size}, owner));
+  }
+
   uint64_t update(double epsilon, uint64_t update_seed, std::vector<uint32_t> active_segments,
                   std::vector<Direction> directions, std::vector<double> coefficients,
                   std::vector<std::pair<uint32_t, double>> guides) {
@@ -203,8 +216,14 @@ class PyCore {
         raise_core_error(ZO_BAD_ARGUMENT, "a batch must have exactly " + std::to_string(rows) +
                                               " rows (pad with rows of weight 0) and a mask like its ids");
       }
+      const std::optional<Floats3>& hidden = batch->hidden;
+      if (hidden && (hidden->shape(0) != rows || hidden->shape(1) != tokens ||
+                     hidden->shape(2) != local_.chain().shape().hidden_size)) {
+        raise_core_error(ZO_BAD_ARGUMENT, "a batch's hidden state must have the shape (rows, tokens, hidden size)");
+      }
       views.push_back({batch->input_ids.data(), batch->attention_mask.data(), batch->labels.data(),
-                       batch->weights.data(), static_cast<uint32_t>(tokens)});
+                       batch->weights.data(), static_cast<uint32_t>(tokens), hidden ? hidden->data() : nullptr,
+                       batch->first_segment});
     }
     return views;
   }
