@@ -16,7 +16,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "cooperllm": ("with devices", "the run itself: public data in the cloud, private data on the devices"),
     "public_alone": (
         "public data alone",
-        "back-propagation on the public data, its learning rate tuned on them",
+        "back-propagation on the public data, its penalty chosen by cross-validation on them",
     ),
     "devices_alone": (
         "devices alone",

@@ -23,8 +23,8 @@ else:
 RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 
 # Only what differs from a job's own defaults. Eight devices and a service share one machine: fewer and longer
-# steps on smaller batches cost half the time and, on the embedded requests, less than a point; and nobody need
-# wait long for anybody.
+# steps on smaller batches cost little over half the time and, on the embedded requests, less than a point;
+# and nobody need wait long for anybody.
 DEFAULT_JOB: dict[str, Any] = {
     "rounds": 50,
     "batch_examples": 24,
