@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +154,30 @@ def test_kill_at_twenty_moments_changes_no_bit(
     ledger, restarts = killed_run(tiny_task, tmp_path, victim, seed=100 + moment, kills=1)
     assert restarts == 1
     assert ledger.sha256_by_version == undisturbed.sha256_by_version
+
+
+@pytest.mark.ci
+def test_a_round_completes_without_a_killed_device_which_comes_back(
+    tiny_task: TinyTask, tmp_path: Path
+) -> None:
+    rounds: list[dict[str, Any]] = []
+    killed: list[bool] = []
+
+    def watch(federation: Federation, event: Event) -> None:
+        if event.kind == "polled":
+            rounds[:] = event.body["rounds"] or rounds
+        if not killed and event.child == "device-1" and event.kind == "task" and event.body["round"] == 1:
+            federation.children["device-1"].kill()
+            killed.append(True)
+
+    job = {"lease_s": 4.0, "refill_wait_s": 0.5, "min_reports": DEVICES - 1}
+    away = replace(plan(tiny_task, tmp_path, job), device_restart_after_s=8.0)
+    ledger, _ = federate(away, watch)
+    assert killed
+    assert rounds[1]["diagnostics"]["reports"] == DEVICES - 1
+    last = {f"device-{n}": ledger.sha256_by_version[ROUNDS] for n in range(DEVICES)}
+    assert ledger.copies(ROUNDS) == last
+    assert ledger.devices["device-1"].starts == 2
 
 
 def simulate(task: TinyTask, out: Path, *more: str) -> list[str]:
