@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.plan import Direction, Float32, Float64, Guides, GuideTerm, RoundSettings
+from device_runtime.core import kernels
 from device_runtime.zo import direction as zo
 from device_runtime.zo.layout import Layout
 
@@ -80,12 +81,11 @@ def realised(
 ) -> Float64:
     """z', the direction that a device really takes, rounded to the grid: the active segments' entries."""
     exact = to_zo(named, guides, settings.active_segments, scale)
-    parts = [
-        zo.rounded_tensor(exact, tensor, settings.epsilon) * math.ldexp(1.0, -tensor.exponent)
-        for segment in settings.active_segments
-        for tensor in layout.segment_tensors(segment)
-    ]
-    z: Float64 = np.concatenate(parts) / settings.epsilon
+    # An adapter of zeros that is perturbed holds k * 2^-e, exactly: |k| < 2^23 fits a float32.
+    perturbed = np.zeros(layout.parameters, np.float32)
+    kernels.perturb(perturbed, layout, exact, settings.epsilon, +1)
+    parts = [perturbed[layout.segment_slice(segment)] for segment in settings.active_segments]
+    z: Float64 = np.concatenate(parts).astype(np.float64) / settings.epsilon
     return z
 
 

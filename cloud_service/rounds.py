@@ -34,9 +34,10 @@ from cloud_service.plan import (
     RoundState,
     Step,
 )
+from device_runtime.core.kernels import apply_update
 from device_runtime.zo import direction as zo
 from device_runtime.zo.layout import Layout
-from device_runtime.zo.spsa import Update, apply_update
+from device_runtime.zo.spsa import Update
 
 
 def derive_seed(seed: int, round_number: int, purpose: str, client_id: str = "") -> int:
