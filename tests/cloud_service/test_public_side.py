@@ -53,7 +53,7 @@ def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(options, tmp_path_factory.mktemp("bundle") / "tiny")
 
 
-def job_over(bundle: Bundle, folder: Path, segments: object = "head") -> Job:
+def job_over(bundle: Bundle, source: Path, folder: Path, segments: object = "head") -> Job:
     lines = [
         f"the {word} number {n}\t{label}"
         for label, words in WORDS.items()
@@ -62,6 +62,7 @@ def job_over(bundle: Bundle, folder: Path, segments: object = "head") -> Job:
     (folder / "public.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
     table = {
         "name": "tiny",
+        "model": str(source),
         "bundle": str(bundle.folder),
         "public": str(folder / "public.tsv"),
         "eval": str(folder / "public.tsv"),
@@ -78,10 +79,12 @@ def random_adapter(bundle: Bundle) -> Float32:
 
 
 @pytest.mark.parametrize("segments", ["head", [1, 2], "all"])
-def test_the_gradient_is_that_of_the_loss(bundle: Bundle, tmp_path: Path, segments: object) -> None:
+def test_the_gradient_is_that_of_the_loss(
+    bundle: Bundle, source: Path, tmp_path: Path, segments: object
+) -> None:
     from cloud_service.public_data import PublicData, public_side
 
-    side = public_side(job_over(bundle, tmp_path, segments), bundle)
+    side = public_side(job_over(bundle, source, tmp_path, segments), bundle)
     assert isinstance(side, PublicData)
     objective = side._objective
     adapter = bundle.adapter.copy()
@@ -102,13 +105,13 @@ def test_the_gradient_is_that_of_the_loss(bundle: Bundle, tmp_path: Path, segmen
 
 
 def test_the_scale_is_positive_and_for_the_head_the_features_root_mean_square(
-    bundle: Bundle, tmp_path: Path
+    bundle: Bundle, source: Path, tmp_path: Path
 ) -> None:
     import torch
 
     from cloud_service.public_data import PublicData, public_side
 
-    side = public_side(job_over(bundle, tmp_path), bundle)
+    side = public_side(job_over(bundle, source, tmp_path), bundle)
     assert isinstance(side, PublicData)
     scale = side.scale(bundle.adapter)
     assert scale is not None
@@ -122,16 +125,18 @@ def test_the_scale_is_positive_and_for_the_head_the_features_root_mean_square(
     expected = 1 / np.sqrt(squares + 0.01 * squares.mean())
     np.testing.assert_allclose(head["weight"], np.tile(expected, (3, 1)), rtol=1e-4)
     np.testing.assert_allclose(head["bias"], 1.0, rtol=0.01)
-    everywhere = public_side(job_over(bundle, tmp_path, "all"), bundle).scale(bundle.adapter)
+    everywhere = public_side(job_over(bundle, source, tmp_path, "all"), bundle).scale(bundle.adapter)
     assert everywhere is not None
     assert np.all(np.isfinite(everywhere))
     assert np.all(everywhere > 0)
 
 
-def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(
+    bundle: Bundle, source: Path, tmp_path: Path
+) -> None:
     from cloud_service.public_data import PublicData, public_side
 
-    side = public_side(job_over(bundle, tmp_path), bundle)
+    side = public_side(job_over(bundle, source, tmp_path), bundle)
     assert isinstance(side, PublicData)
     before, after = side.evaluate(bundle.adapter), side.evaluate(side.start(bundle.adapter))
     assert before is not None
@@ -150,11 +155,12 @@ def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(bundle: Bundl
 
 _DIGEST = """
 import hashlib, sys
+from pathlib import Path
 from cloud_service.job import read_job
 from cloud_service.plan import RoundState
 from cloud_service.public_data import public_side
 from device_runtime.bundle import Bundle
-job = read_job(sys.argv[1])
+job = read_job(Path(sys.argv[1]))
 bundle = Bundle.open(job.bundle)
 side = public_side(job, bundle)
 start = side.start(bundle.adapter)
@@ -163,14 +169,15 @@ print(hashlib.sha256(start.tobytes() + side.scale(start).tobytes() + guide.sha25
 """
 
 
-def test_every_process_gets_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:
-    job = job_over(bundle, tmp_path)
+def test_every_process_gets_the_same_bits(bundle: Bundle, source: Path, tmp_path: Path) -> None:
+    job = job_over(bundle, source, tmp_path)
     lines = [
         f"{key} = {value!r}".replace("'", '"')
         for key, value in {
             "name": job.name,
             "bundle": job.bundle,
             "public": job.public,
+            "model": job.model,
             "guide_weight": "auto",
         }.items()
     ]
@@ -205,7 +212,7 @@ def test_the_exported_adapter_scores_the_same_with_transformers_and_peft(
     scope: dict[str, object] = {}
     exec((tmp_path / "peft" / "score.py").read_text(encoding="utf-8"), scope)
     scored = scope["logits"](texts, str(source), str(tmp_path / "peft")).numpy()  # type: ignore[operator]
-    model = open_model(bundle)
+    model = open_model(bundle, str(source))
     model.load_adapter(adapter)
     tokens = Tokenizer(bundle.tokenizer_path, bundle.manifest.text).encode(texts)
     batch = SimpleNamespace(
