@@ -65,7 +65,7 @@ zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vec
   labels_.assign(2 * directions.size() * positions, 0);
   for (size_t d = 0; d < directions.size() && status == ZO_OK; ++d) {
     status = check_segments(directions[d].active_segments);
-    for (const uint32_t segment : segments_of(directions[d], active_segments)) {
+    for (const uint32_t segment : *segments_of(directions[d], &active_segments)) {
       if (status != ZO_OK || chain_.first_tensor(segment) == chain_.last_tensor(segment)) continue;
       labels_[2 * d * positions + segment] = static_cast<Label>(d + 1);
       labels_[(2 * d + 1) * positions + segment] = -static_cast<Label>(d + 1);

@@ -111,9 +111,9 @@ class LocalUpdate {
   zo_status check_direction(size_t direction, const std::vector<bool>& segments);
   zo_status squared_norms(size_t direction, const std::vector<bool>& segments, double epsilon, double* error,
                           double* norm) noexcept;
-  const std::vector<uint32_t>& segments_of(const Direction& direction,
-                                           const std::vector<uint32_t>& all) const noexcept {
-    return direction.active_segments.empty() ? all : direction.active_segments;
+  static const std::vector<uint32_t>* segments_of(const Direction& direction,
+                                                  const std::vector<uint32_t>* all) noexcept {
+    return direction.active_segments.empty() ? all : &direction.active_segments;
   }
   bool covers(const Direction& direction, const std::vector<uint32_t>& all, uint32_t segment) const noexcept;
 

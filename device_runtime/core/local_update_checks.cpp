@@ -151,7 +151,7 @@ zo_status LocalUpdate::check_direction(size_t direction, const std::vector<bool>
 
 bool LocalUpdate::covers(const Direction& direction, const std::vector<uint32_t>& all,
                          uint32_t segment) const noexcept {
-  for (const uint32_t active : segments_of(direction, all)) {
+  for (const uint32_t active : *segments_of(direction, &all)) {
     if (active == segment) return true;
   }
   return false;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <system_error>
 
 namespace cooperllm {
 
@@ -28,7 +29,7 @@ class MappedFile final : public executorch::runtime::DataLoader {
   // Empty on success, otherwise what went wrong.
   std::string open(const std::string& path) {
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) return std::strerror(errno);
+    if (file < 0) return std::generic_category().message(errno);
     struct stat about{};
     std::string problem;
     if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {
@@ -38,7 +39,7 @@ class MappedFile final : public executorch::runtime::DataLoader {
     } else {
       void* mapped = mmap(nullptr, static_cast<size_t>(about.st_size), PROT_READ, MAP_PRIVATE, file, 0);
       if (mapped == MAP_FAILED) {
-        problem = std::strerror(errno);
+        problem = std::generic_category().message(errno);
       } else {
         data_ = static_cast<uint8_t*>(mapped);
         size_bytes_ = static_cast<size_t>(about.st_size);
@@ -71,9 +72,9 @@ class MappedFile final : public executorch::runtime::DataLoader {
   // A buffer is given back once its weights are packed: its pages go at once, so that loading never holds both forms of
   // more than one segment. Neighbours on the first and last page are read again.
   static void release(void*, void* data, size_t size) {
-    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const uintptr_t first = reinterpret_cast<uintptr_t>(data) / page * page;
-    madvise(reinterpret_cast<void*>(first), reinterpret_cast<uintptr_t>(data) + size - first, MADV_DONTNEED);
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t into_page = reinterpret_cast<uintptr_t>(data) % page;
+    madvise(static_cast<uint8_t*>(data) - into_page, size + into_page, MADV_DONTNEED);
   }
 
   uint8_t* data_ = nullptr;

@@ -187,6 +187,7 @@ class ExecuTorchProgram final : public Program {
 
   std::vector<et::Span<uint8_t>> spans_of(const et::MethodMeta& meta) const {
     std::vector<et::Span<uint8_t>> spans;
+    spans.reserve(meta.num_memory_planned_buffers());
     for (size_t id = 0; id < meta.num_memory_planned_buffers(); ++id) {
       spans.emplace_back(arenas_[id].as<uint8_t>(), arenas_[id].size_bytes());
     }

@@ -30,6 +30,7 @@ using LayoutEntry = std::tuple<uint32_t, uint64_t, uint64_t, int, std::vector<in
 
 inline std::vector<GuideTerm> terms(const std::vector<std::pair<uint32_t, double>>& guides) {
   std::vector<GuideTerm> made;
+  made.reserve(guides.size());
   for (const auto& [index, coefficient] : guides) made.push_back({index, coefficient});
   return made;
 }
@@ -56,6 +57,7 @@ class PyCore {
          uint32_t batch_examples, uint32_t max_tokens, uint32_t hidden_size, unsigned threads) {
     const ChainShape shape{segments, batch_examples, max_tokens, hidden_size};
     std::vector<TensorSlice> slices;
+    slices.reserve(layout.size());
     for (const auto& [segment, offset, count, exponent, sizes] : layout) {
       if (sizes.size() > kMaxRank) raise_core_error(ZO_BAD_ARGUMENT, "a layout entry has more than 4 dimensions");
       TensorSlice slice{segment, offset, count, exponent, static_cast<int>(sizes.size()), {}};
@@ -207,6 +209,7 @@ class PyCore {
   std::vector<Batch> view(const std::vector<PyBatch*>& batches) const {
     const size_t rows = local_.chain().shape().batch_examples;
     std::vector<Batch> views;
+    views.reserve(batches.size());
     for (const PyBatch* batch : batches) {
       if (batch == nullptr) raise_core_error(ZO_BAD_ARGUMENT, "a batch is None");
       const size_t tokens = batch->input_ids.shape(1);
