@@ -79,7 +79,7 @@ class Job:
     estimator: str = "isotropic"
     directions: str = "per_device"
     directions_per_task: int = 64
-    batch_examples: int = 32
+    batch_examples: int = 64
     epsilon: float = 1e-2
     learning_rate: float = 1e-2
     learning_rate_decay: str = "linear"  # to 0 over the job's rounds; or "none"

@@ -22,13 +22,8 @@ else:
 # What the job file may not decide, because the simulation does.
 RESERVED = ("bundle", "model", "public", "eval", "cohort_size", "seed", "name")
 
-# Only what differs from a job's own defaults. Eight devices and a service share one machine: fewer and longer
-# steps on smaller batches cost little over half the time and, on the embedded requests, less than a point;
-# and nobody need wait long for anybody.
+# Only what differs from a job's own defaults: processes on one machine need not wait long for each other.
 DEFAULT_JOB: dict[str, Any] = {
-    "rounds": 50,
-    "batch_examples": 24,
-    "learning_rate": 0.012,
     "retry_min_ms": 250,
     "retry_max_ms": 500,
     "evaluate_every_rounds": 10,
