@@ -37,7 +37,10 @@ JOB = {
     "scale": "none",
     "start": "bundle",
     "lease_s": 60.0,
-    "momentum": 0.0,  # a step without momentum is a record, so that every form of a version can be asked for
+    # A step without momentum and without the public gradient is a record of seeds, which any device can
+    # replay: so every form of a version can be asked for.
+    "momentum": 0.0,
+    "guide_weight": 0.0,
 }
 
 
@@ -246,6 +249,6 @@ def test_an_interrupt_leaves_no_process(number: signal.Signals, tiny_task: TinyT
         time.sleep(0.05)
     running.send_signal(number)
     _, error = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == 130, error
     assert error.strip().splitlines()[-1] == "cooperllm: interrupted"
     assert processes_below(out) == []
