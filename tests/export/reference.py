@@ -57,7 +57,8 @@ def eager(
     }
     outcome = set_peft_model_state_dict(encoder, parts)
     assert not outcome.unexpected_keys
-    assert not [name for name in outcome.missing_keys if "lora" in name]
+    # "dense" names BERT's pooler too, which no task here reads: PEFT's LoRA there changes nothing.
+    assert not [name for name in outcome.missing_keys if "lora" in name and "pooler" not in name]
     with torch.no_grad():
         hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         if bundle.manifest.task.pooling == "cls":
