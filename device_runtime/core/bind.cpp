@@ -191,6 +191,7 @@ void bind_kernels(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // an application may keep our objects in its modules until the interpreter ends
   m.doc() = "The device core: kernels of the adapter's arithmetic, and programs that run with it.";
   bind_kernels(m);
   cooperllm::bind_core(m);
