@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cooperllm.simulate.live import View
@@ -18,28 +20,35 @@ from device_runtime.errors import CooperLLMError
 NAME = "back-propagation"
 
 
-def measure(job: Path, private: Path, log: Path, view: View) -> dict[str, float]:
-    """Return the accuracy on the job's eval file for "public_alone" and "oracle".
+@contextmanager
+def measuring(job: Path, private: Path, log: Path) -> Iterator[Callable[[View], dict[str, float]]]:
+    """Start the computation; what is yielded waits for it and returns the accuracy on the job's eval file,
+    for "public_alone" and "oracle".
 
-    Raises CooperLLMError with what the process said last: show it.
+    It needs one core and nobody's answers, so a run goes on beside it. Leaving the context stops it. Waiting
+    raises CooperLLMError with what the process said last: show it.
     """
-    levels: dict[str, float] = {}
     with Children() as children:
-        child = children.start(
-            NAME, [sys.executable, "-m", "cooperllm.simulate.bounds", str(job), str(private)], log
-        )
-        while True:
-            event = children.next_event(timeout_s=0.25)
-            if event is None:
-                continue
-            if event.kind == "level":
-                key, accuracy = str(event.body["key"]), float(event.body["accuracy"])
-                levels[key] = accuracy
-                view.say(f"  back-propagation, {key.replace('_', ' ')}: accuracy {accuracy:.1%}")
-            elif event.kind == "exited":
-                if event.body["code"] != 0:
-                    raise CooperLLMError(f"{NAME} failed: {child.last_words().removeprefix('cooperllm: ')}")
-                return levels
+        command = [sys.executable, "-m", "cooperllm.simulate.bounds", str(job), str(private)]
+        child = children.start(NAME, command, log)
+
+        def levels(view: View) -> dict[str, float]:
+            found: dict[str, float] = {}
+            while True:
+                event = children.next_event(timeout_s=0.25)
+                if event is None:
+                    continue
+                if event.kind == "level":
+                    key, accuracy = str(event.body["key"]), float(event.body["accuracy"])
+                    found[key] = accuracy
+                    view.say(f"  back-propagation, {key.replace('_', ' ')}: accuracy {accuracy:.1%}")
+                elif event.kind == "exited":
+                    if event.body["code"] != 0:
+                        words = child.last_words().removeprefix("cooperllm: ")
+                        raise CooperLLMError(f"{NAME} failed: {words}")
+                    return found
+
+        yield levels
 
 
 def _main(job_file: str, private_file: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from cooperllm.simulate import bounds, folder, material, shards
@@ -46,12 +47,14 @@ def simulate(settings: Settings, view: View) -> Outcome:
     levels: dict[str, list[float]] = {}
     for seed, data in dealt.items():
         public, evaluation = _write_common(settings.out, seed, data)
-        if settings.baselines:
-            reached = _bounds(settings, seed, bundle, data, public, evaluation, view)
-            for key, accuracy in reached.items():
-                levels.setdefault(key, []).append(accuracy)
-        for variant in variants:
-            runs[variant, seed] = _run(settings, variant, seed, bundle, data, public, evaluation, view)
+        with ExitStack() as beside:
+            if settings.baselines:
+                reached = beside.enter_context(_bounds(settings, seed, bundle, data, public, evaluation))
+            for variant in variants:
+                runs[variant, seed] = _run(settings, variant, seed, bundle, data, public, evaluation, view)
+            if settings.baselines:
+                for key, accuracy in reached(view).items():
+                    levels.setdefault(key, []).append(accuracy)
     figures = figures_of(runs, levels, settings.seeds)
     folder.write(settings, pools, first, bundle, runs, figures)
     return Outcome(
@@ -96,12 +99,11 @@ def _bounds(
     data: Material,
     public: Path,
     evaluation: Path,
-    view: View,
-) -> dict[str, float]:
+) -> AbstractContextManager[Callable[[View], dict[str, float]]]:
     place = settings.out / "runs" / f"seed-{seed}" / "back-propagation"
     job = settings.job_for("cooperllm", seed, bundle.folder.resolve(), public.resolve(), evaluation.resolve())
     private = material.write_examples(place / "private.tsv", data.private)
-    return bounds.measure(write_job(place / "job.toml", job), private, place / "log", view)
+    return bounds.measuring(write_job(place / "job.toml", job), private, place / "log")
 
 
 def _run(
