@@ -106,12 +106,16 @@ class Federation:
 
     def _facts(self, request: pb.CheckInRequest) -> dict[str, Any]:
         budget = request.budget
+        scalars = budget.max_scalars_per_round
+        if not request.bundle_sha256:
+            # It cannot know yet what its share of this adapter is; with the bundle it will say 1 % of n.
+            scalars = min(scalars, max(1, self.layout.parameters // 100))
         return {
             "checked_in": True,
             "missed": False,
             "adapter_version": request.adapter_version,
             "adapter_sha256": request.adapter_sha256.hex(),
-            "max_scalars": budget.max_scalars_per_round,
+            "max_scalars": scalars,
             "max_head_scalars": budget.max_head_scalars_per_round,
             "min_batch_examples": budget.min_batch_examples,
             "train_examples": request.train_examples,

@@ -175,12 +175,14 @@ class CheckInRequest(_message.Message):
     adapter_sha256: _builtins.bytes
     """of its float32 bytes; empty when the device holds none"""
     train_examples: _builtins.int
-    """usable private examples, rounded down to a multiple of 8"""
+    """1 % of the adapter's parameters while bundle_sha256 is empty
+    usable private examples, rounded down to a multiple of 8
+    """
     download_bytes_per_s: _builtins.float
     """measured; 0 when unknown"""
     @_builtins.property
     def budget(self) -> Global___DisclosureBudget:
-        """what this device is willing to disclose; the cloud plans within it"""
+        """what this device is willing to disclose; the cloud plans within it, and within"""
 
     def __init__(
         self,
