@@ -31,7 +31,7 @@ ROUNDS = 4
 DEVICES = 3
 JOB = {
     "rounds": ROUNDS,
-    # Far more than a device discloses about so small an adapter, which it cannot say before it has the bundle.
+    # Far more than a device discloses about so small an adapter; it cannot say so before it has the bundle.
     "directions_per_task": 64,
     "batch_examples": 8,
     "active_segments": "all",
