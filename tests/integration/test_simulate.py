@@ -244,6 +244,8 @@ def test_an_interrupt_leaves_no_process(number: signal.Signals, tiny_task: TinyT
     running = subprocess.Popen(
         simulate(tiny_task, out, "--rounds", "1000", "--no-baselines"),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A shell starts what it runs in the background with SIGINT ignored, and that is inherited: by us too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(processes_below(out)) < 4 and time.monotonic() < deadline:  # itself, the service, two devices
