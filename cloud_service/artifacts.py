@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import uuid
 from pathlib import Path
 
@@ -120,7 +119,3 @@ class Artifacts:
     def remove(self, sha256_hex: str) -> None:
         """Forgets a file; nothing happens when it is not here."""
         self.path(sha256_hex).unlink(missing_ok=True)
-
-    def free_bytes(self) -> int:
-        """Space left on the disk that holds the folder."""
-        return shutil.disk_usage(self.folder).free

@@ -43,11 +43,6 @@ def record_message(record: Record) -> pb.Record:
     )
 
 
-def named_guides(task: ClientTask) -> set[bytes]:
-    """The hashes of all guides that a task's directions name."""
-    return {term.guide_sha256 for step in task.steps for item in step.directions for term in item.guides}
-
-
 def plan_guides(plan: RoundPlan) -> tuple[Guide, ...]:
     """All guides that a round sends out."""
     return () if plan.guides.gradient is None else (plan.guides.gradient,)
