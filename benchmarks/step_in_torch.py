@@ -61,8 +61,8 @@ def trained(model: Model, which: str) -> list[torch.Tensor]:
     """The tensors that move: the adapter, or that and every weight of the network (which are its buffers)."""
     if which == "adapter":
         return [model.adapter]
-    constants = ("masked", "scale", "scaling")
-    named = model.network.named_buffers()
+    constants = ("average", "epsilon", "masked", "scale", "scaling")
+    named = model.named_buffers()
     weights = [tensor for name, tensor in named if name.rpartition(".")[2] not in constants]
     return [model.adapter, *(weight.requires_grad_() for weight in weights)]
 

@@ -35,7 +35,7 @@ class _Kept:
 
     rows: tuple[int, ...]
     hidden: torch.Tensor  # float32 [B,T,D]
-    mask: torch.Tensor  # the family's
+    context: tuple[torch.Tensor, ...]  # what `embed` made of it besides the hidden states
     attention_mask: torch.Tensor  # float32 [B,T]
     labels: torch.Tensor  # int64 [B]
 
@@ -75,7 +75,7 @@ class Objective:
         self._model = model
         self._first = self.segments[0]
         batches = list(self._keep(bundle, [example.text for example in examples]))
-        self._batches = _joined(batches) if self._first == len(model.network.segments) else batches
+        self._batches = _joined(batches) if self._first == len(model.segments) else batches
 
     def loss_and_gradient(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, Float64]:
         """Mean loss (nats) and its gradient (n,), zero in inactive segments, over some or all examples."""
@@ -157,31 +157,30 @@ class Objective:
         tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
         lengths = [len(tokenizer.ids(text)[0]) for text in texts]
         order = sorted(range(len(texts)), key=lambda row: (lengths[row], row))
-        network = self._model.network
-        self._model.load_adapter(bundle.adapter)
+        model = self._model
+        model.load_adapter(bundle.adapter)
         for start in range(0, len(order), _ROWS):
             rows = tuple(order[start : start + _ROWS])
             encoded = tokenizer.encode([texts[row] for row in rows])
             ids, ones = torch.from_numpy(encoded.input_ids), torch.from_numpy(encoded.attention_mask)
             with torch.no_grad():
-                hidden, mask = network.embed(ids, ones)
-                for k in range(self._first):
-                    if k < len(network.segments):
-                        hidden = network.segments[k](hidden, mask, *self._model.segment_tensors(k))
+                hidden, *context = model.embed(ids, ones)
+                for k in range(min(self._first, len(model.segments))):
+                    hidden = model.segments[k](hidden, *context, *model.segment_tensors(k))
                 real = ones.float()
-                if self._first == len(network.segments):
+                if self._first == len(model.segments):
                     # The head alone moves: keep what it reads of a text, not the text's every token.
-                    hidden, real = network.head.task.condensed(hidden, real)
-            yield _Kept(rows, hidden, mask, real, torch.from_numpy(self.labels[list(rows)]))
+                    hidden, real = model.head.task.condensed(hidden, real)
+            yield _Kept(rows, hidden, tuple(context), real, torch.from_numpy(self.labels[list(rows)]))
 
     def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(loss [B], count [B], logits [B,C]) of a kept batch under the loaded adapter."""
-        network, hidden = self._model.network, batch.hidden
-        last = len(network.segments)
+        model, hidden = self._model, batch.hidden
+        last = len(model.segments)
         for k in range(self._first, last):
-            hidden = network.segments[k](hidden, batch.mask, *self._model.segment_tensors(k))
-        outputs: tuple[Any, Any, Any] = network.head(
-            hidden, batch.attention_mask, labels, *self._model.segment_tensors(last)
+            hidden = model.segments[k](hidden, *batch.context, *model.segment_tensors(k))
+        outputs: tuple[Any, Any, Any] = model.head(
+            hidden, batch.attention_mask, labels, *model.segment_tensors(last)
         )
         return outputs
 
@@ -211,14 +210,14 @@ class Objective:
 
 
 def _joined(batches: Sequence[_Kept]) -> list[_Kept]:
-    """Pooled batches as one: all are of one token. No segment is left that would read the family's mask."""
+    """Pooled batches as one: all are of one token. No segment is left that would read the context."""
     import torch
 
     return [
         _Kept(
             tuple(row for batch in batches for row in batch.rows),
             torch.cat([batch.hidden for batch in batches]),
-            torch.zeros(0),
+            (),
             torch.cat([batch.attention_mask for batch in batches]),
             torch.cat([batch.labels for batch in batches]),
         )

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from device_runtime.errors import BundleError
-from export.model import Model
+from device_runtime.zo.layout import Layout
+from export.model import Network
 from protos import bundle_pb2
 
 Progress = Callable[[str], None]
@@ -28,14 +29,14 @@ class Lowered:
 
 
 def lower(
-    model: Model, batch_examples: int, max_tokens: int, progress: Progress = lambda step: None
+    network: Network, layout: Layout, batch_examples: int, progress: Progress = lambda step: None
 ) -> Lowered:
-    """The program of a model, for any number of tokens T from 2 to max_tokens and always B examples.
+    """The program of a network, for any number of tokens T from 2 to its max_tokens and always B examples.
 
     Args:
-        model: its adapter's tensors become inputs of the segments, so their values do not matter.
+        network: the frozen chain.
+        layout: of the adapter, whose tensors become inputs of the segments.
         batch_examples: B.
-        max_tokens: the largest T.
         progress: told what is being done, in a few words.
 
     Raises:
@@ -43,7 +44,7 @@ def lower(
     """
     with _quiet():
         exported = {}
-        for name, module, arguments, dynamic in _methods(model, batch_examples, max_tokens):
+        for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
             progress(f"capturing {name}")
             exported[name] = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=True)
         progress(f"lowering {len(exported)} methods to XNNPACK")
@@ -58,24 +59,34 @@ def lower(
     return Lowered(bytes(lowered.buffer), entries)
 
 
-def _methods(model: Model, batch: int, max_tokens: int) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:
+def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:
     """(name, module, example arguments, dynamic shapes) of each method; the values do not matter."""
-    tokens = torch.export.Dim("tokens", min=2, max=max_tokens)
-    ids = torch.zeros(batch, max_tokens, dtype=torch.int64)
-    real = torch.ones(batch, max_tokens, dtype=torch.int64)
-    network = model.network
-    yield "embed", network.embed, (ids, real), ({1: tokens}, {1: tokens})
+    tokens = torch.export.Dim("tokens", min=2, max=network.max_tokens)
+    ids = torch.zeros(batch, network.max_tokens, dtype=torch.int64)
+    real = torch.ones(batch, network.max_tokens, dtype=torch.int64)
+    embed = network.embed()
+    yield "embed", embed, (ids, real), ({1: tokens}, {1: tokens})
     with torch.no_grad():
-        hidden, mask = network.embed(ids, real)
-    last = mask.dim() - 1  # where a family's mask has its tokens
-    for k, segment in enumerate(network.segments):
-        tensors = tuple(t.detach().clone() for t in model.segment_tensors(k))
-        fixed = (tuple(None for _ in tensors),)
-        yield f"segment_{k}", segment, (hidden, mask, *tensors), ({1: tokens}, {last: tokens}, *fixed)
+        hidden, *context = embed(ids, real)
+        _, *shorter = embed(ids[:, :2], real[:, :2])
+    varying = [
+        _varying(long.shape, short.shape, tokens) for long, short in zip(context, shorter, strict=True)
+    ]
+    for k in range(network.segments):
+        tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(k))
+        fixed = tuple(None for _ in tensors)
+        segment = network.segment(k)
+        yield f"segment_{k}", segment, (hidden, *context, *tensors), ({1: tokens}, (*varying, *fixed))
     labels = torch.zeros(batch, dtype=torch.int64)
-    tensors = tuple(t.detach().clone() for t in model.segment_tensors(len(network.segments)))
+    tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(network.segments))
     shapes = ({1: tokens}, {1: tokens}, None, tuple(None for _ in tensors))
     yield "head", network.head, (hidden, real.float(), labels, *tensors), shapes
+
+
+def _varying(long: torch.Size, short: torch.Size, tokens: Any) -> dict[int, Any]:
+    """Which sizes of a context tensor are a multiple of T, from its shapes at the largest T and at T = 2."""
+    multiples = {i: short[i] // 2 for i in range(len(long)) if long[i] != short[i]}
+    return {i: tokens if multiple == 1 else multiple * tokens for i, multiple in multiples.items()}
 
 
 def _to_executorch(exported: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ manifest says, so the scoring is
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +30,8 @@ from device_runtime.bundle import layout_of
 from device_runtime.errors import BundleError
 from device_runtime.zo.layout import Layout
 from export.adapters import Adapter
-from export.families import Family
+from export.embedding import Embed
+from export.families import PREFIXES, Family, Modules, Rules, family_of
 from export.segments import Head, Segment, cut
 from export.source import Source, Weights, locate
 from export.tasks import Task
@@ -52,28 +54,60 @@ class Batch(Protocol):
     weights: npt.NDArray[Any]
 
 
-class Network(nn.Module):
-    """The frozen chain `embed`, segments, `head`; the adapter's tensors are arguments, not parameters.
+class Network:
+    """The frozen chain `embed`, segments, `head` in outline; each part is made when it is asked for.
+
+    Args:
+        make: the family, with the weights that it is given.
+        source: the model's files.
+        task: which `head` computes.
+        segments: K; None for one segment a block.
 
     Attributes:
+        hidden_size, max_tokens: the family's.
+        head: the task as a module.
         shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
+
+    Raises:
+        BundleError: the source's tensors are not the family's, or it has fewer blocks than segments.
     """
 
-    def __init__(self, family: Family, task: Task, segments: int | None) -> None:
-        super().__init__()
-        self.family = family.name
-        self.hidden_size = family.hidden_size
-        self.max_positions = family.max_positions
-        self.embed = family.embed
-        self.segments = nn.ModuleList(
-            Segment([family.blocks[i] for i in blocks]) for blocks in cut(len(family.blocks), segments)
-        )
-        self.head = Head(task)
+    def __init__(
+        self,
+        make: Callable[[Weights], Family],
+        source: Source,
+        task: Callable[[int], Task],
+        segments: int | None,
+    ) -> None:
+        self._family = make(Weights(source, PREFIXES))
+        outline = make(Weights(source, PREFIXES, outline=True))
+        self.hidden_size, self.max_tokens = outline.hidden_size, outline.max_tokens
+        self._cut = cut(len(outline.blocks), 1 if outline.shared and segments is None else segments)
+        if outline.shared and len(self._cut) > 1:
+            raise BundleError("--segments: this model's layers share their weights; they stay in one segment")
+        self._context = outline.embed().context_names
+        self.head = Head(task(self.hidden_size))
+        parts: list[Any] = [*(self._segment(outline, k) for k in range(len(self._cut))), self.head]
+        self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
 
     @property
-    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
-        parts: list[Any] = [*self.segments, self.head]
-        return [dict(part.shapes) for part in parts]
+    def segments(self) -> int:
+        """K."""
+        return len(self._cut)
+
+    def embed(self) -> Embed:
+        """The method `embed` as a module."""
+        return self._family.embed()
+
+    def segment(self, k: int) -> Segment:
+        """The method `segment_k` as a module."""
+        return self._segment(self._family, k)
+
+    def _segment(self, family: Family, k: int) -> Segment:
+        blocks = [family.blocks[i]() for i in self._cut[k]]
+        if k == len(self._cut) - 1 and family.final is not None:
+            blocks.append(family.final())
+        return Segment(blocks, self._context)
 
 
 class Model(nn.Module):
@@ -92,7 +126,9 @@ class Model(nn.Module):
         wanted = [(k, name, shape) for k, part in enumerate(network.shapes) for name, shape in part.items()]
         if wanted != [(t.segment, t.name, t.shape) for t in layout.tensors]:
             raise BundleError("the layout is not of this model: export the bundle again from the same source")
-        self.network = network
+        self.embed = network.embed()
+        self.segments = nn.ModuleList(network.segment(k) for k in range(network.segments))
+        self.head = network.head
         self.layout = layout
         self.adapter = nn.Parameter(torch.zeros(layout.parameters))
 
@@ -115,9 +151,9 @@ class Model(nn.Module):
 
     def hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 [B,T], int64 [B,T] → the last hidden states, float32 [B,T,D]."""
-        hidden, mask = self.network.embed(input_ids, attention_mask)
-        for k, segment in enumerate(self.network.segments):
-            hidden = segment(hidden, mask, *self.segment_tensors(k))
+        hidden, *context = self.embed(input_ids, attention_mask)
+        for k, segment in enumerate(self.segments):
+            hidden = segment(hidden, *context, *self.segment_tensors(k))
         return torch.as_tensor(hidden)
 
     def forward(
@@ -125,8 +161,8 @@ class Model(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """→ (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])."""
         hidden = self.hidden(input_ids, attention_mask)
-        last = len(self.network.segments)
-        outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.network.head(
+        last = len(self.segments)
+        outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.head(
             hidden, attention_mask.float(), labels, *self.segment_tensors(last)
         )
         return outputs
@@ -169,23 +205,46 @@ def build(manifest: bundle_pb2.Manifest, model: str | None = None) -> Model:
             f"{source.folder}: these are not the weights that the bundle was exported from "
             f"({manifest.source.model}); give the folder with those weights"
         )
-    adapter = adapter_kind(manifest.adapter)
-    family = model_family(manifest.family, json.loads(manifest.source.config_json), source, adapter)
-    task = task_kind(manifest.task, family.hidden_size)
-    return Model(Network(family, task, manifest.chain.segments), layout_of(manifest))
+    return Model(network_of(manifest, source, manifest.chain.segments), layout_of(manifest))
 
 
-def model_family(name: str, config: dict[str, Any], source: Source, adapter: Adapter) -> Family:
-    """The family of that name with a source's weights.
+def network_of(manifest: bundle_pb2.Manifest, source: Source, segments: int | None) -> Network:
+    """The chain that a manifest's family, adapter, task and text entries describe, with a source's weights.
+
+    Args:
+        manifest: with those entries.
+        source: the model's files.
+        segments: K; None for one segment a block.
 
     Raises:
-        BundleError: no such family; the message lists those there are.
+        BundleError: one of them is not supported; the message lists what is.
     """
-    if name == "bert":
-        from export.families import bert
+    fields = json.loads(manifest.source.config_json)
+    family = family_of(manifest.family)
+    config = configuration(fields)
+    adapter = adapter_kind(manifest.adapter)
+    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
+    return Network(
+        lambda weights: family(config, Modules(weights, adapter, rules)),
+        source,
+        lambda hidden_size: task_kind(manifest.task, hidden_size),
+        segments,
+    )
 
-        return bert.Bert(config, Weights(source, bert.PREFIXES), adapter)
-    raise BundleError(f"{source.model}: model_type {name!r} is not supported; supported: bert")
+
+def configuration(fields: dict[str, Any]) -> Any:
+    """config.json as transformers' configuration object, which fills in what the file leaves out.
+
+    Raises:
+        BundleError: transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    options = {name: value for name, value in fields.items() if name != "model_type"}
+    try:
+        return AutoConfig.for_model(str(fields.get("model_type", "")), **options)
+    except Exception as error:  # transformers and its validators raise many kinds
+        raise BundleError(f"config.json: transformers refuses it ({str(error).splitlines()[0]})") from error
 
 
 def adapter_kind(entry: bundle_pb2.AdapterKind) -> Adapter:

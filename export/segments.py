@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -34,25 +37,41 @@ def adapter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name → shape of every adapter tensor that a module reads, in order of name."""
     found: dict[str, tuple[int, ...]] = {}
     for part in module.modules():
-        shapes = getattr(part, "adapter_shapes", None)
-        if shapes:
-            found.update(shapes)
+        found.update(getattr(part, "adapter_shapes", None) or {})
     return dict(sorted(found.items()))
 
 
-class Segment(nn.Module):
-    """Consecutive blocks with one signature: (hidden, mask, *adapter tensors in order of name) → hidden."""
+def initial_value(module: nn.Module, name: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The starting values of one adapter tensor, float32 in its shape, from the module that reads it."""
+    for part in module.modules():
+        owner: Any = part
+        shapes = getattr(owner, "adapter_shapes", None) or {}
+        if name in shapes:
+            return np.asarray(owner.initial(name, shapes[name], rng), np.float32)
+    raise KeyError(name)
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+
+class Segment(nn.Module):
+    """Consecutive blocks with one signature: (hidden, *context, *adapter tensors in order of name) → hidden.
+
+    Args:
+        blocks: in order; what stands after the model's last block is one of them.
+        context: the names of the tensors that `embed` makes besides the hidden states.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], context: Sequence[str]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.shapes = adapter_shapes(self.blocks)
+        self.context = tuple(context)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, *adapter: torch.Tensor) -> torch.Tensor:
-        """hidden float32 [B,T,D] and the family's mask → hidden float32 [B,T,D]."""
-        named = dict(zip(self.shapes, adapter, strict=True))
+    def forward(self, hidden: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """hidden float32 [B,T,D], the context's tensors, the adapter's → hidden float32 [B,T,D]."""
+        split = len(self.context)
+        context = dict(zip(self.context, rest[:split], strict=True))
+        adapter = dict(zip(self.shapes, rest[split:], strict=True))
         for block in self.blocks:
-            hidden = block(hidden, mask, named)
+            hidden = block(hidden, context, adapter)
         return hidden
 
 

@@ -61,11 +61,13 @@ class Weights:
     Args:
         source: the model's files.
         prefixes: what a checkpoint may carry before the family's own names (e.g. "bert."), tried in order.
+        outline: give tensors of the right shape without values (torch's "meta" device), and read nothing.
     """
 
-    def __init__(self, source: Source, prefixes: tuple[str, ...] = ("",)) -> None:
+    def __init__(self, source: Source, prefixes: tuple[str, ...] = ("",), outline: bool = False) -> None:
         self._source = source
         self._prefixes = prefixes
+        self._outline = outline
         self._files: list[Any] = [safe_open(path, framework="pt") for path in source.weight_files]
         self._owner = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 
@@ -75,15 +77,26 @@ class Weights:
         Raises:
             BundleError: no such tensor; the checkpoint is not of the family it claims to be.
         """
-        for prefix in self._prefixes:
-            file = self._owner.get(prefix + name)
-            if file is not None:
-                tensor: torch.Tensor = file.get_tensor(prefix + name).float()
-                return tensor
+        found = self.optional(name)
+        if found is not None:
+            return found
         raise BundleError(
             f"{self._source.model}: the weights hold no tensor {name!r}; "
             "is this a checkpoint of the model_type that its config.json gives?"
         )
+
+    def optional(self, name: str) -> torch.Tensor | None:
+        """The tensor of that name as float32, or None where there is none (a bias, say)."""
+        for prefix in self._prefixes:
+            file = self._owner.get(prefix + name)
+            if file is not None and self._outline:
+                import torch
+
+                return torch.empty(file.get_slice(prefix + name).get_shape(), device="meta")
+            if file is not None:
+                tensor: torch.Tensor = file.get_tensor(prefix + name).float()
+                return tensor
+        return None
 
 
 def locate(model: str, revision: str = "") -> Source:

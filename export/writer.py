@@ -20,9 +20,9 @@ from device_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, Bundle, manifes
 from device_runtime.errors import BundleError, OptionError
 from device_runtime.zo.grid import choose_exponent, round_to_grid
 from device_runtime.zo.layout import Layout
-from export.adapters import Adapter
 from export.lowering import Lowered, Progress, lower
-from export.model import Model, Network, adapter_kind, model_family, task_kind
+from export.model import Network, network_of
+from export.segments import initial_value
 from export.source import DEFAULT_MODEL, Source, locate
 from protos import bundle_pb2
 
@@ -70,19 +70,17 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
             kind="sequence_classification", pooling=options.pooling, class_names=options.class_names
         )
     )
-    adapter = adapter_kind(manifest.adapter)
-    family = model_family(manifest.family, source.config, source, adapter)
-    network = Network(family, task_kind(manifest.task, family.hidden_size), options.segments)
+    tokenizer, text = _tokenizer(source, options.max_tokens, options.pad_to_multiple_tokens)
+    manifest.text.CopyFrom(text)
+    network = network_of(manifest, source, options.segments)
+    manifest.text.max_tokens = network.max_tokens
     if not any(network.shapes[:-1]):
         raise OptionError(
             f"no module is called {', '.join(options.target_modules)} here; see --target-modules"
         )
-    layout, values = initial_adapter(network, adapter, options.seed)
+    layout, values = initial_adapter(network, options.seed)
     _fill_layout(manifest, layout)
-    max_tokens = min(options.max_tokens, family.max_positions)
-    tokenizer, text = _tokenizer(source, max_tokens, options.pad_to_multiple_tokens)
-    manifest.text.CopyFrom(text)
-    lowered = lower(Model(network, layout), options.batch_examples, max_tokens, progress)
+    lowered = lower(network, layout, options.batch_examples, progress)
     _fill_chain(manifest, network, lowered, options.batch_examples)
     manifest.created_by = ", ".join(_versions())
     progress("writing the bundle")
@@ -95,20 +93,17 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
     return _place(folder, manifest, parts)
 
 
-def initial_adapter(network: Network, adapter: Adapter, seed: int) -> tuple[Layout, npt.NDArray[np.float32]]:
+def initial_adapter(network: Network, seed: int) -> tuple[Layout, npt.NDArray[np.float32]]:
     """The layout with each tensor's grid exponent, and the adapter that training starts from, on that grid.
 
     Every tensor comes from its own stream of the seed: another cut into segments starts from the same values.
     """
     start: dict[tuple[int, str], npt.NDArray[np.float32]] = {}
-    task: Any = network.head.task
-    last = len(network.shapes) - 1
-    for segment, shapes in enumerate(network.shapes):
-        for name, shape in shapes.items():
+    for k, shapes in enumerate(network.shapes):
+        part = network.segment(k) if k < network.segments else network.head
+        for name in shapes:
             stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-            rng = np.random.default_rng([seed, stream])
-            initial = task.initial if segment == last else adapter.initial
-            start[segment, name] = np.asarray(initial(name, shape, rng), np.float32)
+            start[k, name] = initial_value(part, name, np.random.default_rng([seed, stream]))
     layout = Layout.build(
         (name, segment, values.shape, choose_exponent(float(np.abs(values).max(initial=0.0))))
         for (segment, name), values in start.items()
@@ -159,7 +154,7 @@ def _fill_chain(
 ) -> None:
     manifest.chain.CopyFrom(
         bundle_pb2.Chain(
-            segments=len(network.segments),
+            segments=network.segments,
             batch_examples=batch_examples,
             dynamic_tokens=True,
             hidden_size=network.hidden_size,

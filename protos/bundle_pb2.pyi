@@ -303,8 +303,9 @@ Global___LayoutTensor: _TypeAlias = LayoutTensor  # noqa: Y015
 @_typing.final
 class Chain(_message.Message):
     """The program's methods: "embed", "segment_0" .. "segment_{K-1}", "head".
-      embed(input_ids int64 [B,T], attention_mask int64 [B,T]) -> (hidden float32 [B,T,D], mask float32 [...])
-      segment_k(hidden, mask, adapter tensors of segment k in layout order) -> hidden
+      embed(input_ids int64 [B,T], attention_mask int64 [B,T]) -> (hidden float32 [B,T,D], context...)
+        where context is any number of float32 tensors that the segments read (masks, rotary tables)
+      segment_k(hidden, context..., adapter tensors of segment k in layout order) -> hidden
       head(hidden, attention_mask float32 [B,T], labels int64 [B], adapter tensors of segment K in layout order)
         -> (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])
     """

@@ -1,5 +1,6 @@
 #include "chain.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "stopwatch.h"
@@ -46,7 +47,6 @@ zo_status Chain::load(Program* program, const ChainShape& shape, const std::vect
   labels_.reserve(shape.batch_examples * sizeof(int64_t));
   status = load_methods(message);
   if (status != ZO_OK) return status;
-  program_->release_pages();
   reset_counters();
   reserve_slots(2);  // what one shared prefix needs; other plans ask for more
   return ZO_OK;
@@ -83,29 +83,46 @@ void Chain::bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const {
   }
 }
 
-zo_status Chain::load_methods(std::string* message) {
+zo_status Chain::open_method(const std::string& name, int* method, std::string* message) {
+  const zo_status status = program_->load_method(name.c_str(), method);
+  if (status != ZO_OK) *message = "method '" + name + "': " + program_->last_message();
+  program_->release_pages();  // its weights are packed now; so the file's pages never lie beside all of them
+  return status;
+}
+
+zo_status Chain::load_embed(std::string* message) {
   const uint32_t b = shape_.batch_examples, t = shape_.max_tokens;
   hidden_ = tensor(Kind::kFloat32, {b, t, shape_.hidden_size});
   embed_inputs_ = {tensor(Kind::kInt64, {b, t}, ids_.data()), tensor(Kind::kInt64, {b, t}, mask_int_.data())};
-  const auto open = [&](const std::string& name, int* method) {
-    const zo_status status = program_->load_method(name.c_str(), method);
-    if (status != ZO_OK) *message = "method '" + name + "': " + program_->last_message();
-    return status;
-  };
-  zo_status status = open("embed", &embed_);
+  zo_status status = open_method("embed", &embed_, message);
   if (status != ZO_OK) return status;
-  if (program_->output_count(embed_) == 2) program_->output_meta(embed_, 1, &program_mask_tensor_);
-  status = check_method(embed_, "embed", embed_inputs_, {hidden_, program_mask_tensor_}, message);
-  if (status != ZO_OK) return status;
-  program_mask_.reserve(program_mask_tensor_.size_bytes());
-  program_mask_tensor_.data = program_mask_.data();
+  std::vector<Tensor> outputs = {hidden_};
+  for (size_t i = 1; i < program_->output_count(embed_); ++i) {
+    Tensor meta;
+    if (program_->output_meta(embed_, i, &meta) != ZO_OK || meta.kind != Kind::kFloat32) {
+      *message = "method 'embed' does not fit the manifest: output " + std::to_string(i) + " is no float32 tensor";
+      return ZO_PROGRAM_MISMATCH;
+    }
+    outputs.push_back(meta);
+    context_.emplace_back(meta.size_bytes());
+    meta.data = context_.back().data();
+    context_tensors_.push_back(meta);
+  }
+  outputs_.resize(std::max<size_t>(outputs.size(), 3));
+  return check_method(embed_, "embed", embed_inputs_, outputs, message);
+}
 
+zo_status Chain::load_methods(std::string* message) {
+  const uint32_t b = shape_.batch_examples, t = shape_.max_tokens;
+  zo_status status = load_embed(message);
+  if (status != ZO_OK) return status;
   for (uint32_t k = 0; k < shape_.segments; ++k) {
     const std::string name = "segment_" + std::to_string(k);
     segment_methods_.push_back(-1);
-    segment_inputs_.push_back({hidden_, program_mask_tensor_});
+    segment_inputs_.push_back({hidden_});
+    segment_inputs_.back().insert(segment_inputs_.back().end(), context_tensors_.begin(), context_tensors_.end());
     bind_adapter(k, &segment_inputs_.back());
-    status = open(name, &segment_methods_.back());
+    status = open_method(name, &segment_methods_.back(), message);
     if (status != ZO_OK) return status;
     status = check_method(segment_methods_.back(), name.c_str(), segment_inputs_.back(), {hidden_}, message);
     if (status != ZO_OK) return status;
@@ -114,7 +131,7 @@ zo_status Chain::load_methods(std::string* message) {
   head_inputs_ = {hidden_, tensor(Kind::kFloat32, {b, t}, mask_float_.data()),
                   tensor(Kind::kInt64, {b}, labels_.data())};
   bind_adapter(shape_.segments, &head_inputs_);
-  status = open("head", &head_);
+  status = open_method("head", &head_, message);
   if (status != ZO_OK) return status;
   Tensor logits;
   if (program_->output_count(head_) == 3) program_->output_meta(head_, 2, &logits);
@@ -184,7 +201,7 @@ zo_status Chain::set_batch(const Batch& batch) noexcept {
 
 zo_status Chain::run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept {
   const Stopwatch watch(&counters.forward_ns);
-  return program_->run(method, inputs.data(), inputs.size(), outputs_, outputs);
+  return program_->run(method, inputs.data(), inputs.size(), outputs_.data(), outputs);
 }
 
 zo_status Chain::keep_hidden(size_t to_slot) noexcept {
@@ -193,17 +210,23 @@ zo_status Chain::keep_hidden(size_t to_slot) noexcept {
   return ZO_OK;
 }
 
+zo_status Chain::keep_context() noexcept {
+  for (size_t i = 0; i < context_.size(); ++i) {
+    const Tensor& given = outputs_[i + 1];
+    if (given.size_bytes() > context_[i].size_bytes()) return ZO_PROGRAM_MISMATCH;
+    std::memcpy(context_[i].data(), given.data, given.size_bytes());
+    context_tensors_[i] = given;
+    context_tensors_[i].data = context_[i].data();
+  }
+  return ZO_OK;
+}
+
 zo_status Chain::embed(size_t to_slot) noexcept {
   ++counters.embed_runs;
-  const zo_status status = run(embed_, embed_inputs_, 2);
+  zo_status status = run(embed_, embed_inputs_, 1 + context_.size());
   program_->release_pages();  // the rows of the embedding table that it looked up
-  if (status != ZO_OK) return status;
-  void* const mine = program_mask_tensor_.data;
-  if (outputs_[1].size_bytes() > program_mask_.size_bytes()) return ZO_PROGRAM_MISMATCH;
-  std::memcpy(mine, outputs_[1].data, outputs_[1].size_bytes());
-  program_mask_tensor_ = outputs_[1];
-  program_mask_tensor_.data = mine;
-  return keep_hidden(to_slot);
+  if (status == ZO_OK) status = keep_context();
+  return status == ZO_OK ? keep_hidden(to_slot) : status;
 }
 
 void Chain::set_hidden(const float* hidden, size_t to_slot) noexcept {
@@ -214,7 +237,7 @@ zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot)
   std::vector<Tensor>& inputs = segment_inputs_[segment];
   inputs[0] = hidden_;
   inputs[0].data = slots_[from_slot].data();
-  inputs[1] = program_mask_tensor_;
+  std::copy(context_tensors_.begin(), context_tensors_.end(), inputs.begin() + 1);
   ++counters.segment_runs[segment];
   const zo_status status = run(segment_methods_[segment], inputs, 1);
   return status == ZO_OK ? keep_hidden(to_slot) : status;

@@ -98,6 +98,9 @@ class Chain {
                          const std::vector<Tensor>& outputs, std::string* message) const;
   void bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const;
   zo_status run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept;
+  zo_status load_embed(std::string* message);
+  zo_status open_method(const std::string& name, int* method, std::string* message);
+  zo_status keep_context() noexcept;
   zo_status keep_hidden(size_t to_slot) noexcept;
 
   Program* program_ = nullptr;
@@ -111,11 +114,13 @@ class Chain {
   std::vector<int> segment_methods_;
   std::vector<Tensor> embed_inputs_, head_inputs_;
   std::vector<std::vector<Tensor>> segment_inputs_;
-  Tensor outputs_[3];
+  std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
-  Buffer adapter_, ids_, mask_int_, mask_float_, labels_, program_mask_;
+  Buffer adapter_, ids_, mask_int_, mask_float_, labels_;
+  std::vector<Buffer> context_;  // what `embed` gives besides the hidden states, the same for every segment
   std::vector<Buffer> slots_;
-  Tensor hidden_, program_mask_tensor_;  // shapes at the batch's length
+  Tensor hidden_;  // shapes at the batch's length
+  std::vector<Tensor> context_tensors_;
 };
 
 }  // namespace cooperllm

@@ -28,30 +28,32 @@ class Lora:
     target_modules: tuple[str, ...] = ("query", "value")
     kind: str = "lora"
 
-    def linear(self, path: str, weight: torch.Tensor, bias: torch.Tensor | None) -> AdaptedLinear:
+    def linear(
+        self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
+    ) -> AdaptedLinear:
         """The frozen linear module at `path`, with a LoRA where it is one of the target modules."""
         if path.rsplit(".", 1)[-1] in self.target_modules:
-            return LoraLinear(path, weight, bias, self.r, self.lora_alpha / self.r)
-        return AdaptedLinear(weight, bias)
-
-    def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """PEFT's start: B is zero, A is Kaiming-uniform with a = sqrt(5), i.e. uniform in ±1/sqrt(fan_in)."""
-        if name.endswith("lora_B.weight"):
-            return np.zeros(shape, np.float32)
-        bound = 1.0 / math.sqrt(shape[1])
-        return rng.uniform(-bound, bound, shape).astype(np.float32)
+            return LoraLinear(path, weight, bias, rows, self.r, self.lora_alpha / self.r)
+        return AdaptedLinear(weight, bias, rows)
 
 
 class LoraLinear(AdaptedLinear):
     """A frozen linear module plus the low-rank update whose factors come as inputs."""
 
     def __init__(
-        self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, r: int, scaling: float
+        self,
+        path: str,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rows: slice | None,
+        r: int,
+        scaling: float,
     ) -> None:
-        super().__init__(weight, bias)
+        super().__init__(weight, bias, rows)
         out_features, in_features = weight.shape
         self.name_a = f"{path}.lora_A.weight"
         self.name_b = f"{path}.lora_B.weight"
+        self.rows = rows
         self.adapter_shapes = {self.name_a: (r, in_features), self.name_b: (out_features, r)}
         self.scaling: torch.Tensor
         self.register_buffer("scaling", torch.tensor([scaling]))
@@ -60,7 +62,15 @@ class LoraLinear(AdaptedLinear):
         """x float32 [1, N, in] → float32 [1, N, out]."""
         # bmm, not linear: XNNPACK takes a linear only with a constant weight, but bmm with two inputs.
         a = adapter[self.name_a].view(1, *self.adapter_shapes[self.name_a]).permute(0, 2, 1)
-        b = adapter[self.name_b].view(1, *self.adapter_shapes[self.name_b]).permute(0, 2, 1)
+        b = adapter[self.name_b] if self.rows is None else adapter[self.name_b][self.rows]
+        b = b.view(1, -1, self.adapter_shapes[self.name_b][1]).permute(0, 2, 1)
         low = torch.bmm(x, a) * self.scaling
         frozen: torch.Tensor = nn.functional.linear(x, self.weight, self.bias)
         return frozen + torch.bmm(low, b)
+
+    def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """PEFT's start: B is zero, A is Kaiming-uniform with a = sqrt(5), i.e. uniform in ±1/sqrt(fan_in)."""
+        if name.endswith("lora_B.weight"):
+            return np.zeros(shape, np.float32)
+        bound = 1.0 / math.sqrt(shape[1])
+        return rng.uniform(-bound, bound, shape).astype(np.float32)

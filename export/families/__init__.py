@@ -1,52 +1,114 @@
-"""Model families: one file each. A family gives `embed`, its blocks, and the width that the task sees."""
+"""Model families: one file each, which says what a Hugging Face configuration means in modules of ours.
+
+A family is a function `family(config, modules) -> Family`. It reads the configuration, asks `modules` for its
+linear modules and norms by their Hugging Face names, and puts them together from export.attention,
+export.blocks and export.embedding. docs/families.md shows how to add one.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import nn
 
+from device_runtime.errors import BundleError
+from export.adapters import AdaptedLinear, Adapter
+from export.embedding import Embed
+from export.norms import LayerNorm, RMSNorm
+from export.source import Weights
 
-class Family(Protocol):
-    """A frozen model as an embedding, a list of blocks, and its measures.
+# What a checkpoint may carry before the names of its base model, which families use; tried in order.
+PREFIXES = ("", "model.", "bert.", "roberta.", "distilbert.", "albert.", "deberta.", "language_model.model.")
+# Hugging Face's model_type → the module of this package that knows it.
+FAMILIES = {
+    "bert": "bert",
+    "llama": "llama",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a program's batches look like.
 
     Attributes:
-        name: the manifest's `family`, equal to Hugging Face's model_type.
+        max_tokens: the longest sequence.
+        left_padding: padding stands on the left, so a causal model has to mask it.
+    """
+
+    max_tokens: int
+    left_padding: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A frozen model as an embedding, a list of blocks, and its measures.
+
+    The parts are made when they are called for, so that a lowering holds one segment's weights at a time.
+
+    Attributes:
         hidden_size: D.
-        max_positions: the longest sequence that the position table allows, in tokens.
-        embed: (input_ids int64 [B,T], attention_mask int64 [B,T]) → (hidden float32 [B,T,D], mask float32
-            [...,T]); the mask is what the blocks want of it, made once, and its last size is T.
-        blocks: each (hidden, mask, adapter: name → tensor) → hidden.
+        max_tokens: the longest sequence, in tokens: what was asked for, or what the position table allows.
+        embed: makes (input_ids int64 [B,T], attention_mask int64 [B,T]) → (hidden float32 [B,T,D], *context).
+        blocks: each makes (hidden, context: name → tensor, adapter: name → tensor) → hidden.
+        final: makes what stands after the last block, with a block's signature; None for nothing.
+        shared: all blocks are one and the same, with one adapter: they stay in one segment.
     """
 
-    name: str
     hidden_size: int
-    max_positions: int
-    embed: nn.Module
-    blocks: list[nn.Module]
+    max_tokens: int
+    embed: Callable[[], Embed]
+    blocks: Sequence[Callable[[], nn.Module]]
+    final: Callable[[], nn.Module] | None = None
+    shared: bool = False
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016), its means written as linears with a constant row of 1/D.
+@dataclass(frozen=True)
+class Modules:
+    """Makes a family's modules from their Hugging Face names: frozen weights, and what the adapter adds.
 
-    XNNPACK takes those; native_layer_norm, or mean over the last dimension, would split the delegate.
+    Attributes:
+        weights: of the source.
+        adapter: the adapter kind.
+        rules: of the program's batches.
+        root: what PEFT puts before a module's Hugging Face name.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> None:
-        super().__init__()
-        width = weight.shape[0]
-        self.average: torch.Tensor
-        self.epsilon: torch.Tensor
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("average", torch.full((1, width), 1.0 / width))
-        self.register_buffer("epsilon", torch.tensor([epsilon]))
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+    weights: Weights
+    adapter: Adapter
+    rules: Rules
+    root: str = "base_model.model."
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x float32 [..., D] → the same shape."""
-        centred = x - nn.functional.linear(x, self.average)
-        variance = nn.functional.linear(centred * centred, self.average, self.epsilon)
-        return centred * torch.rsqrt(variance) * self.weight + self.bias
+    def linear(self, name: str, rows: slice | None = None) -> AdaptedLinear:
+        """The linear module of that name; its bias where there is one.
+
+        Args:
+            name: Hugging Face's, e.g. "encoder.layer.0.attention.self.query".
+            rows: only these of its outputs, where one matrix holds several projections.
+        """
+        weight, bias = self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias")
+        return self.adapter.linear(self.root + name, weight, bias, rows)
+
+    def layer_norm(self, name: str, epsilon: float) -> LayerNorm:
+        """The layer normalisation of that name; its bias where there is one."""
+        return LayerNorm(self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias"), epsilon)
+
+    def rms_norm(self, name: str, epsilon: float, offset: float = 0.0) -> RMSNorm:
+        """The root-mean-square normalisation of that name, its weight plus `offset` (Gemma: 1)."""
+        return RMSNorm(self.weights(f"{name}.weight") + offset, epsilon)
+
+
+def family_of(model_type: str) -> Callable[[Any, Modules], Family]:
+    """The family function of a Hugging Face model_type.
+
+    Raises:
+        BundleError: there is none; the message lists those there are.
+    """
+    if model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise BundleError(f"model_type {model_type!r} is not supported; supported: {supported}")
+    module = importlib.import_module(f"export.families.{FAMILIES[model_type]}")
+    found: Callable[[Any, Modules], Family] = module.family
+    return found

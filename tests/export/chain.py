@@ -29,9 +29,9 @@ class Chain:
         def tensors(segment: int) -> list[torch.Tensor]:
             return [parts[t.name] for t in layout.segment_tensors(segment)]
 
-        hidden, additive = (t.clone() for t in self.module.run_method("embed", (ids, mask)))
+        hidden, *context = (t.clone() for t in self.module.run_method("embed", (ids, mask)))
         for k in range(last):
-            hidden = self.module.run_method(f"segment_{k}", (hidden, additive, *tensors(k)))[0].clone()
+            hidden = self.module.run_method(f"segment_{k}", (hidden, *context, *tensors(k)))[0].clone()
         outputs = self.module.run_method("head", (hidden, mask.float(), labels, *tensors(last)))
         loss, count, logits = (t.clone() for t in outputs)
         return loss, count, logits

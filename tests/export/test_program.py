@@ -84,7 +84,7 @@ def check_rounding(chain: Chain, source: Path) -> None:
         head = exact.segment_tensors(bundle.manifest.chain.segments)
         with torch.no_grad():
             hidden = exact.hidden(ids, mask)
-            truth = exact.network.head(hidden, mask.double(), labels, *head)[2]
+            truth = exact.head(hidden, mask.double(), labels, *head)[2]
         logits = chain.run(adapter, ids, mask, labels)[2]
         eager_logits = eager(bundle, source, adapter, ids, mask, labels)[1]
         program_error = max(program_error, float((logits - truth).abs().max()))

@@ -115,7 +115,7 @@ def test_options_that_make_no_sense(options: Options, tmp_path: Path, change: di
         ("model.safetensors", {}, "pickled weights are never read"),
         ("tokenizer.json", {}, "no tokenizer.json"),
         ("", {"model_type": "gpt2"}, "'gpt2' is not supported"),
-        ("", {"hidden_act": "relu"}, "'relu' is not supported"),
+        ("", {"hidden_act": "elu"}, "'elu' is not supported"),
         ("", {"position_embedding_type": "relative_key"}, "relative_key"),
         ("", {"num_hidden_layers": 3}, "hold no tensor"),
     ],
