@@ -352,10 +352,19 @@ class MethodEntry(_message.Message):
     DELEGATES_FIELD_NUMBER: _builtins.int
     UNDELEGATED_OPERATORS_FIELD_NUMBER: _builtins.int
     PLANNED_BYTES_FIELD_NUMBER: _builtins.int
+    FLOPS_FIELD_NUMBER: _builtins.int
+    CONSTANT_BYTES_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     delegates: _builtins.int
     planned_bytes: _builtins.int
     """activation memory planned by ExecuTorch"""
+    flops: _builtins.int
+    """of one run at B x max_tokens: 2 for every multiply-add of its matrix products; 0: not counted"""
+    constant_bytes: _builtins.int
+    """of the program that this method reads; what methods share counts for each"""
+    blocks: _builtins.int
+    """transformer layers in a segment"""
     @_builtins.property
     def undelegated_operators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -365,10 +374,13 @@ class MethodEntry(_message.Message):
         delegates: _builtins.int = ...,
         undelegated_operators: _abc.Iterable[_builtins.str] | None = ...,
         planned_bytes: _builtins.int = ...,
+        flops: _builtins.int = ...,
+        constant_bytes: _builtins.int = ...,
+        blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegates", b"delegates", "name", b"name", "planned_bytes", b"planned_bytes", "undelegated_operators", b"undelegated_operators"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "constant_bytes", b"constant_bytes", "delegates", b"delegates", "flops", b"flops", "name", b"name", "planned_bytes", b"planned_bytes", "undelegated_operators", b"undelegated_operators"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
