@@ -14,6 +14,7 @@ import torch
 
 from device_runtime.errors import BundleError
 from device_runtime.zo.layout import Layout
+from export.costs import constant_bytes, flops
 from export.model import Network
 from protos import bundle_pb2
 
@@ -50,6 +51,11 @@ def lower(
         progress(f"lowering {len(exported)} methods to XNNPACK")
         lowered = _to_executorch(exported)
     entries = _entries(lowered, list(exported))
+    constants = constant_bytes(lowered)
+    for entry in entries:
+        entry.flops, entry.constant_bytes = flops(exported[entry.name]), constants[entry.name]
+        if entry.name.startswith("segment_"):
+            entry.blocks = network.blocks(int(entry.name.removeprefix("segment_")))
     for entry in entries:
         if entry.name.startswith("segment_") and (entry.delegates != 1 or entry.undelegated_operators):
             left = ", ".join(entry.undelegated_operators) or "nothing"

@@ -95,6 +95,10 @@ class Network:
         """K."""
         return len(self._cut)
 
+    def blocks(self, k: int) -> int:
+        """How many of the model's blocks segment k holds."""
+        return len(self._cut[k])
+
     def embed(self) -> Embed:
         """The method `embed` as a module."""
         return self._family.embed()
