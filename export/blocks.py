@@ -50,10 +50,10 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor, batch: int, context: Context, adapter: Tensors) -> torch.Tensor:
         """x float32 [1, N, D] → float32 [1, N, D]."""
-        branch = x if self.before is None else self.before(x)
+        branch = x if self.before is None else self.before(x, adapter)
         branch = self.inside(branch, batch, context, adapter)
-        x = x + (branch if self.after is None else self.after(branch))
-        out: torch.Tensor = x if self.outside is None else self.outside(x)
+        x = x + (branch if self.after is None else self.after(branch, adapter))
+        out: torch.Tensor = x if self.outside is None else self.outside(x, adapter)
         return out
 
 
@@ -85,6 +85,21 @@ class Final(nn.Module):
         for part in self.parts:
             hidden = part(hidden)
         return hidden
+
+
+class FrozenLinear(nn.Module):
+    """x Wᵀ + b at a place that is never trained."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x float32 [.., in] → float32 [.., out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class GeluTanh(nn.Module):

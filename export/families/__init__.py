@@ -16,9 +16,11 @@ from torch import nn
 
 from device_runtime.errors import BundleError
 from export.adapters import AdaptedLinear, Adapter
+from export.blocks import FrozenLinear
 from export.embedding import Embed
 from export.norms import LayerNorm, RMSNorm
 from export.source import Weights
+from export.tasks.language_head import LanguageHead
 
 # What a checkpoint may carry before the names of its base model, which families use; tried in order.
 PREFIXES = ("", "model.", "bert.", "roberta.", "distilbert.", "albert.", "deberta.", "language_model.model.")
@@ -27,6 +29,17 @@ FAMILIES = {
     "bert": "bert",
     "llama": "llama",
 }
+# model_type of masked language models → what transformers puts in ForMaskedLM before the base model's names.
+MASKED_PREFIXES = {
+    "albert": "albert.",
+    "bert": "bert.",
+    "deberta-v2": "deberta.",
+    "distilbert": "distilbert.",
+    "modernbert": "model.",
+    "roberta": "roberta.",
+}
+# What transformers' ForCausalLM puts there: every other family is a causal language model.
+CAUSAL_PREFIX = "model."
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Family:
         blocks: each makes (hidden, context: name → tensor, adapter: name → tensor) → hidden.
         final: makes what stands after the last block, with a block's signature; None for nothing.
         shared: all blocks are one and the same, with one adapter: they stay in one segment.
+        language_head: makes the language model's own head; None where the family has none.
     """
 
     hidden_size: int
@@ -63,6 +77,7 @@ class Family:
     blocks: Sequence[Callable[[], nn.Module]]
     final: Callable[[], nn.Module] | None = None
     shared: bool = False
+    language_head: Callable[[], LanguageHead] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,10 @@ class Modules:
         weight, bias = self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias")
         return self.adapter.linear(self.root + name, weight, bias, rows)
 
+    def frozen(self, name: str) -> FrozenLinear:
+        """The linear module of that name where no adapter kind adds anything; its bias where there is one."""
+        return FrozenLinear(self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias"))
+
     def layer_norm(self, name: str, epsilon: float) -> LayerNorm:
         """The layer normalisation of that name; its bias where there is one."""
         return LayerNorm(self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias"), epsilon)
@@ -98,6 +117,16 @@ class Modules:
     def rms_norm(self, name: str, epsilon: float, offset: float = 0.0) -> RMSNorm:
         """The root-mean-square normalisation of that name, its weight plus `offset` (Gemma: 1)."""
         return RMSNorm(self.weights(f"{name}.weight") + offset, epsilon)
+
+
+def is_causal(model_type: str) -> bool:
+    """Whether a family's tokens see those before them only: a decoder, no masked language model."""
+    return model_type not in MASKED_PREFIXES
+
+
+def language_root(model_type: str) -> str:
+    """`Modules.root` under a language-model task: PEFT's prefix and that of the language model's class."""
+    return Modules.root + MASKED_PREFIXES.get(model_type, CAUSAL_PREFIX)
 
 
 def family_of(model_type: str) -> Callable[[Any, Modules], Family]:
