@@ -9,14 +9,18 @@ after the other, G·T of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from export.adapters import AdaptedLinear
+from export.norms import Tensors
+
+if TYPE_CHECKING:
+    from export.adapters.prefix import Prefix
 
 Context = dict[str, torch.Tensor]
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ class Attention(nn.Module):
         shape: see there.
         query, key, value, output: the projections.
         query_norm, key_norm: over each head, before the rotation (Qwen3, Gemma 3).
+
+    Attributes:
+        prefix: keys and values before the tokens' own, which no mask hides; None for none.
     """
+
+    prefix: Prefix | None
 
     def __init__(
         self,
@@ -65,7 +74,7 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         self.query, self.key, self.value, self.output = query, key, value, output
-        self.query_norm, self.key_norm = query_norm, key_norm
+        self.query_norm, self.key_norm, self.prefix = query_norm, key_norm, None
         self.scale: torch.Tensor
         self.half_turn: torch.Tensor
         self.cap: torch.Tensor
@@ -80,8 +89,9 @@ class Attention(nn.Module):
         """x float32 [1, B·T, D] → float32 [1, B·T, D]."""
         s = self.shape
         group = s.heads // s.kv_heads
-        query = self._split(self.query(x, adapter), batch, s.heads, self.query_norm, context) * self.scale
-        key = self._split(self.key(x, adapter), batch, s.kv_heads, self.key_norm, context)
+        query = self._split(self.query(x, adapter), s.heads, self.query_norm, context, batch, adapter)
+        query = query * self.scale
+        key = self._split(self.key(x, adapter), s.kv_heads, self.key_norm, context, batch, adapter)
         value = self.value(x, adapter).view(batch, -1, s.kv_heads, s.head_size)
         if group > 1:
             query = query.view(batch, -1, s.kv_heads, group, s.head_size).permute(0, 2, 3, 1, 4)
@@ -90,8 +100,12 @@ class Attention(nn.Module):
         query = query.contiguous().view(batch * s.kv_heads, -1, s.head_size)
         key = key.permute(0, 2, 3, 1).contiguous().view(batch * s.kv_heads, s.head_size, -1)
         value = value.permute(0, 2, 1, 3).contiguous().view(batch * s.kv_heads, -1, s.head_size)
-        weights = torch.softmax(self.scores(query, key, context, adapter) + context[s.mask], -1)
-        mixed = torch.bmm(weights, value)
+        scores = self.scores(query, key, context, adapter) + context[s.mask]
+        if self.prefix is not None:
+            prefix_scores = self.capped(torch.bmm(query, self.prefix.keys(adapter, batch)))
+            scores = torch.cat([prefix_scores, scores], -1)
+            value = torch.cat([self.prefix.values(adapter, batch), value], 1)
+        mixed = torch.bmm(torch.softmax(scores, -1), value)
         if group > 1:
             mixed = mixed.view(batch, s.kv_heads, group, -1, s.head_size).permute(0, 3, 1, 2, 4)
         else:
@@ -103,18 +117,27 @@ class Attention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, context: Context, adapter: Tensors
     ) -> torch.Tensor:
         """query [B·KV, G·T, d], key [B·KV, d, T] → [B·KV, G·T, T], before the mask."""
-        scores = torch.bmm(query, key)
+        return self.capped(torch.bmm(query, key))
+
+    def capped(self, scores: torch.Tensor) -> torch.Tensor:
+        """Elementwise: the soft cap, where the family has one."""
         if self.shape.softcap is None:
             return scores
         return torch.tanh(scores * self.uncap) * self.cap
 
     def _split(
-        self, x: torch.Tensor, batch: int, heads: int, norm: nn.Module | None, context: Context
+        self,
+        x: torch.Tensor,
+        heads: int,
+        norm: nn.Module | None,
+        context: Context,
+        batch: int,
+        adapter: Tensors,
     ) -> torch.Tensor:
         """[1, B·T, heads·d] → [B, T, heads, d], normalised and rotated where the family does that."""
         x = x.view(batch, -1, heads, self.shape.head_size)
         if norm is not None:
-            x = norm(x)
+            x = norm(x, adapter)
         if not self.shape.cos:
             return x
         # The half turn as a product with a constant: slices of a dynamic length would not be delegated.

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,8 +32,9 @@ from device_runtime.bundle import layout_of
 from device_runtime.errors import BundleError
 from device_runtime.zo.layout import Layout
 from export.adapters import Adapter
+from export.adapters.kinds import adapter_kind
 from export.embedding import Embed
-from export.families import PREFIXES, Family, Modules, Rules, family_of
+from export.families import PREFIXES, Family, Modules, Rules, family_of, language_root
 from export.segments import Head, Segment, cut
 from export.source import Source, Weights, locate
 from export.tasks import Task
@@ -223,17 +226,35 @@ def network_of(manifest: bundle_pb2.Manifest, source: Source, segments: int | No
     Raises:
         BundleError: one of them is not supported; the message lists what is.
     """
-    fields = json.loads(manifest.source.config_json)
-    family = family_of(manifest.family)
-    config = configuration(fields)
     adapter = adapter_kind(manifest.adapter)
-    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
+    make = family_maker(manifest)
     return Network(
-        lambda weights: family(config, Modules(weights, adapter, rules)),
+        lambda weights: make(weights, adapter),
         source,
         lambda hidden_size: task_kind(manifest.task, hidden_size),
         segments,
     )
+
+
+def family_maker(manifest: bundle_pb2.Manifest) -> Callable[[Weights, Adapter], Family]:
+    """The family that a manifest describes, as a function of the weights and the adapter kind.
+
+    Raises:
+        BundleError: it is not supported; the message lists what is.
+    """
+    fields = json.loads(manifest.source.config_json)
+    family = family_of(manifest.family)
+    config = configuration(fields)
+    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
+    base_model = manifest.task.kind == "sequence_classification"
+    root = Modules.root if base_model else language_root(manifest.family)
+
+    def make(weights: Weights, adapter: Adapter) -> Family:
+        made = family(config, Modules(weights, adapter, rules, root))
+        blocks = [partial(adapter.block, index, block) for index, block in enumerate(made.blocks)]
+        return replace(made, blocks=blocks)
+
+    return make
 
 
 def configuration(fields: dict[str, Any]) -> Any:
@@ -249,19 +270,6 @@ def configuration(fields: dict[str, Any]) -> Any:
         return AutoConfig.for_model(str(fields.get("model_type", "")), **options)
     except Exception as error:  # transformers and its validators raise many kinds
         raise BundleError(f"config.json: transformers refuses it ({str(error).splitlines()[0]})") from error
-
-
-def adapter_kind(entry: bundle_pb2.AdapterKind) -> Adapter:
-    """The adapter kind that a manifest names.
-
-    Raises:
-        BundleError: no such kind.
-    """
-    if entry.kind == "lora":
-        from export.adapters.lora import Lora
-
-        return Lora(entry.r, entry.lora_alpha, tuple(entry.target_modules))
-    raise BundleError(f"adapter kind {entry.kind!r} is not supported; supported: lora")
 
 
 def task_kind(entry: bundle_pb2.TaskKind, hidden_size: int) -> Task:

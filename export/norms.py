@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+Tensors = dict[str, torch.Tensor]
+
 
 class LayerNorm(nn.Module):
     """(x − mean) / sqrt(variance + ε) ⊙ weight + bias (Ba et al. 2016, arXiv 1607.06450)."""
@@ -24,12 +26,16 @@ class LayerNorm(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x float32 [..., D] → the same shape."""
+    def forward(self, x: torch.Tensor, adapter: Tensors | None = None) -> torch.Tensor:
+        """x float32 [..., D] → the same shape; kinds that train a norm derive from it and read `adapter`."""
+        return self.scaled(x, self.weight, self.bias)
+
+    def scaled(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The same with another weight and bias, float32 [D]."""
         centred = x - nn.functional.linear(x, self.average)
         variance = nn.functional.linear(centred * centred, self.average, self.epsilon)
-        scaled = centred * torch.rsqrt(variance) * self.weight
-        return scaled if self.bias is None else scaled + self.bias
+        scaled = centred * torch.rsqrt(variance) * weight
+        return scaled if bias is None else scaled + bias
 
 
 class RMSNorm(nn.Module):
@@ -45,7 +51,11 @@ class RMSNorm(nn.Module):
         self.register_buffer("epsilon", torch.tensor([epsilon]))
         self.register_buffer("weight", weight)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x float32 [..., D] → the same shape."""
+    def forward(self, x: torch.Tensor, adapter: Tensors | None = None) -> torch.Tensor:
+        """x float32 [..., D] → the same shape; kinds that train a norm derive from it and read `adapter`."""
+        return self.scaled(x, self.weight)
+
+    def scaled(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The same with another weight, float32 [D]."""
         square = nn.functional.linear(x * x, self.average, self.epsilon)
-        return x * torch.rsqrt(square) * self.weight
+        return x * torch.rsqrt(square) * weight

@@ -149,13 +149,22 @@ class AdapterKind(_message.Message):
     R_FIELD_NUMBER: _builtins.int
     LORA_ALPHA_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    BOTTLENECK_SIZE_FIELD_NUMBER: _builtins.int
+    PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"lora" """
+    """"lora" | "lora_fa" | "bottleneck" | "bitfit" | "prefix" | "head" | "full" """
     r: _builtins.int
     lora_alpha: _builtins.float
+    bottleneck_size: _builtins.int
+    """width between a bottleneck's two matrices"""
+    prefix_tokens: _builtins.int
+    """keys and values before the tokens' own, in every layer"""
+    seed: _builtins.int
+    """of lora_fa's frozen A; see device_runtime/lora_fa.py"""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """e.g. "query", "value" """
+        """e.g. "query", "value": of lora, lora_fa and bottleneck"""
 
     def __init__(
         self,
@@ -164,10 +173,13 @@ class AdapterKind(_message.Message):
         r: _builtins.int = ...,
         lora_alpha: _builtins.float = ...,
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        bottleneck_size: _builtins.int = ...,
+        prefix_tokens: _builtins.int = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "lora_alpha", b"lora_alpha", "r", b"r", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottleneck_size", b"bottleneck_size", "kind", b"kind", "lora_alpha", b"lora_alpha", "prefix_tokens", b"prefix_tokens", "r", b"r", "seed", b"seed", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,52 +1,100 @@
-"""Adapter kinds: what is trained, and how it enters a frozen linear module. One file a kind."""
+"""Adapter kinds: what is trained, and how it enters a frozen module. One file a kind.
+
+Beside what a kind trains, the task's head is trained with every one of them. What lies outside the numbered
+blocks (embeddings, a final norm, a language model's head) stays frozen with every one of them.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from export.norms import LayerNorm, RMSNorm, Tensors
 
-class AdaptedLinear(nn.Module):
-    """A frozen linear module; kinds that train something at this place derive from it.
+ROOT = "base_model.model."  # what PEFT puts before every module's name
 
-    Args:
-        weight: float32 [out, in].
-        bias: float32 [out], or None.
-        rows: only these outputs, where one matrix holds several projections; None for all.
+
+class Trained(nn.Module):
+    """A module that reads adapter tensors.
 
     Attributes:
-        adapter_shapes: name → shape of the tensors that this module reads from its `adapter` argument.
+        adapter_shapes: name → shape of the tensors that it reads from its `adapter` argument.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None) -> None:
-        super().__init__()
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor | None
-        self.adapter_shapes: dict[str, tuple[int, ...]] = {}
-        self.register_buffer("weight", weight if rows is None else weight[rows].clone())
-        self.register_buffer("bias", bias if rows is None or bias is None else bias[rows].clone())
-
-    def forward(self, x: torch.Tensor, adapter: dict[str, torch.Tensor]) -> torch.Tensor:
-        """x float32 [1, N, in] → float32 [1, N, out]."""
-        return nn.functional.linear(x, self.weight, self.bias)
+    adapter_shapes: dict[str, tuple[int, ...]]
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """The starting values of one of its adapter tensors; a frozen module has none."""
         raise KeyError(name)
 
 
-class Adapter(Protocol):
-    """What a family asks of an adapter kind."""
+class AdaptedLinear(Trained):
+    """A frozen linear module; kinds that train something at this place derive from it.
 
-    @property
-    def kind(self) -> str:
-        """The manifest's name of the kind."""
+    Args:
+        weight: float32 [out, in].
+        bias: float32 [out], or None.
+        rows: only these outputs, where one matrix holds several projections; None for all.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.adapter_shapes = {}
+        self.register_buffer("weight", weight if rows is None else weight[rows].clone())
+        self.register_buffer("bias", bias if rows is None or bias is None else bias[rows].clone())
+
+    def frozen(self, x: torch.Tensor) -> torch.Tensor:
+        """x Wᵀ + b: float32 [1, N, in] → float32 [1, N, out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def forward(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
+        """x float32 [1, N, in] → float32 [1, N, out]."""
+        return self.frozen(x)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a family asks of an adapter kind; as it stands, the kind "head", which trains the task's head alone.
+
+    Args:
+        target_modules: the linear modules that the kind changes: a module whose name is one of these or ends
+            in a dot and one of these, as in PEFT. Kinds that change all or none leave it empty.
+    """
+
+    target_modules: tuple[str, ...] = ()
+
+    def targets(self, path: str) -> bool:
+        """Whether the linear module at `path`, PEFT's prefix included, is one of the target modules."""
+        return any(path.endswith(f".{name}") for name in self.target_modules)
 
     def linear(
         self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
     ) -> AdaptedLinear:
-        """The module that stands at `path`: frozen, or frozen and adapted; only `rows` of its outputs."""
+        """The linear module that stands at `path`: frozen, or frozen and adapted; only `rows` of its outputs."""
+        return AdaptedLinear(weight, bias, rows)
+
+    def layer_norm(
+        self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float
+    ) -> LayerNorm:
+        """The layer normalisation that stands at `path`."""
+        return LayerNorm(weight, bias, epsilon)
+
+    def rms_norm(self, path: str, weight: torch.Tensor, epsilon: float, offset: float) -> RMSNorm:
+        """The root-mean-square normalisation that stands at `path`, its weight plus `offset`."""
+        return RMSNorm(weight + offset, epsilon)
+
+    def block(self, index: int, make: Callable[[], nn.Module]) -> nn.Module:
+        """The model's block of that number, and in it what belongs to no module of the source."""
+        return make()
+
+
+def in_block(path: str) -> bool:
+    """Whether a module lies in a numbered block, where kinds that train a model's own parameters do so."""
+    return any(part.isdigit() for part in path.split("."))

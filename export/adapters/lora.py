@@ -8,31 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
-from export.adapters import AdaptedLinear
+from export.adapters import AdaptedLinear, Adapter
+from export.norms import Tensors
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Adapter):
     """The adapter kind "lora", with PEFT's names for its fields.
 
     Args:
         r: rank.
         lora_alpha: the update is scaled by lora_alpha / r.
-        target_modules: last parts of the names of the linear modules that get an A and a B, e.g. "query".
     """
 
     r: int = 8
     lora_alpha: float = 16.0
-    target_modules: tuple[str, ...] = ("query", "value")
-    kind: str = "lora"
 
     def linear(
         self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
     ) -> AdaptedLinear:
         """The frozen linear module at `path`, with a LoRA where it is one of the target modules."""
-        if path.rsplit(".", 1)[-1] in self.target_modules:
+        if self.targets(path):
             return LoraLinear(path, weight, bias, rows, self.r, self.lora_alpha / self.r)
         return AdaptedLinear(weight, bias, rows)
 
@@ -54,23 +51,25 @@ class LoraLinear(AdaptedLinear):
         self.name_a = f"{path}.lora_A.weight"
         self.name_b = f"{path}.lora_B.weight"
         self.rows = rows
-        self.adapter_shapes = {self.name_a: (r, in_features), self.name_b: (out_features, r)}
+        self.shape_a, self.shape_b = (r, in_features), (out_features, r)
+        self.adapter_shapes = {self.name_a: self.shape_a, self.name_b: self.shape_b}
         self.scaling: torch.Tensor
         self.register_buffer("scaling", torch.tensor([scaling]))
 
-    def forward(self, x: torch.Tensor, adapter: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
         """x float32 [1, N, in] → float32 [1, N, out]."""
         # bmm, not linear: XNNPACK takes a linear only with a constant weight, but bmm with two inputs.
-        a = adapter[self.name_a].view(1, *self.adapter_shapes[self.name_a]).permute(0, 2, 1)
         b = adapter[self.name_b] if self.rows is None else adapter[self.name_b][self.rows]
-        b = b.view(1, -1, self.adapter_shapes[self.name_b][1]).permute(0, 2, 1)
-        low = torch.bmm(x, a) * self.scaling
-        frozen: torch.Tensor = nn.functional.linear(x, self.weight, self.bias)
-        return frozen + torch.bmm(low, b)
+        b = b.view(1, -1, self.shape_b[1]).permute(0, 2, 1)
+        return self.frozen(x) + torch.bmm(self.low(x, adapter) * self.scaling, b)
+
+    def low(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
+        """A x: float32 [1, N, in] → float32 [1, N, r]."""
+        return torch.bmm(x, adapter[self.name_a].view(1, *self.shape_a).permute(0, 2, 1))
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """PEFT's start: B is zero, A is Kaiming-uniform with a = sqrt(5), i.e. uniform in ±1/sqrt(fan_in)."""
-        if name.endswith("lora_B.weight"):
+        if name == self.name_b:
             return np.zeros(shape, np.float32)
         bound = 1.0 / math.sqrt(shape[1])
         return rng.uniform(-bound, bound, shape).astype(np.float32)

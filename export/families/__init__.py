@@ -26,8 +26,21 @@ from export.tasks.language_head import LanguageHead
 PREFIXES = ("", "model.", "bert.", "roberta.", "distilbert.", "albert.", "deberta.", "language_model.model.")
 # Hugging Face's model_type → the module of this package that knows it.
 FAMILIES = {
+    "albert": "albert",
     "bert": "bert",
+    "deberta-v2": "deberta",
+    "distilbert": "distilbert",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gemma3_text": "gemma",
     "llama": "llama",
+    "modernbert": "modernbert",
+    "opt": "opt",
+    "phi3": "phi3",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "roberta": "roberta",
+    "smollm3": "llama",
 }
 # model_type of masked language models → what transformers puts in ForMaskedLM before the base model's names.
 MASKED_PREFIXES = {
@@ -112,11 +125,12 @@ class Modules:
 
     def layer_norm(self, name: str, epsilon: float) -> LayerNorm:
         """The layer normalisation of that name; its bias where there is one."""
-        return LayerNorm(self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias"), epsilon)
+        weight, bias = self.weights(f"{name}.weight"), self.weights.optional(f"{name}.bias")
+        return self.adapter.layer_norm(self.root + name, weight, bias, epsilon)
 
     def rms_norm(self, name: str, epsilon: float, offset: float = 0.0) -> RMSNorm:
         """The root-mean-square normalisation of that name, its weight plus `offset` (Gemma: 1)."""
-        return RMSNorm(self.weights(f"{name}.weight") + offset, epsilon)
+        return self.adapter.rms_norm(self.root + name, self.weights(f"{name}.weight"), epsilon, offset)
 
 
 def is_causal(model_type: str) -> bool:
