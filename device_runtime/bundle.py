@@ -202,8 +202,10 @@ def _check_rules(manifest: bundle_pb2.Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: {MANIFEST_NAME} has a chain without segments, batch or hidden size; {_AGAIN}"
         )
-    if len(manifest.task.class_names) < 2:
+    if chain.head_tokens == 0 and len(manifest.task.class_names) < 2:
         raise BundleError(f"{where}: {MANIFEST_NAME} names fewer than two classes; {_AGAIN}")
+    if len(text.prefix_ids) + len(text.suffix_ids) + len(text.end_ids) >= text.max_tokens:
+        raise BundleError(f"{where}: {MANIFEST_NAME} has a template that leaves no room for text; {_AGAIN}")
 
 
 def _read_manifest(folder: Path) -> bytes:

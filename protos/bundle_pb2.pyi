@@ -192,22 +192,40 @@ class TaskKind(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     POOLING_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    POOLING_OFFSET_TOKENS_FIELD_NUMBER: _builtins.int
+    LABEL_WORDS_FIELD_NUMBER: _builtins.int
+    LABEL_WORD_IDS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"sequence_classification" """
+    """"sequence_classification" | "label_words" | "causal_lm" """
     pooling: _builtins.str
-    """"mean" | "cls" """
+    """"mean" | "cls", the first real token | "last", the last one; "" in causal_lm"""
+    pooling_offset_tokens: _builtins.int
+    """label_words: real tokens between that end of the text and the one read"""
     @_builtins.property
-    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """none in causal_lm: a label there is a text, the response"""
+
+    @_builtins.property
+    def label_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """label_words: one a class,"""
+
+    @_builtins.property
+    def label_word_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """and the token that each of them is"""
+
     def __init__(
         self,
         *,
         kind: _builtins.str = ...,
         pooling: _builtins.str = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        pooling_offset_tokens: _builtins.int = ...,
+        label_words: _abc.Iterable[_builtins.str] | None = ...,
+        label_word_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "kind", b"kind", "pooling", b"pooling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "kind", b"kind", "label_word_ids", b"label_word_ids", "label_words", b"label_words", "pooling", b"pooling", "pooling_offset_tokens", b"pooling_offset_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,6 +240,12 @@ class Text(_message.Message):
     PADDING_SIDE_FIELD_NUMBER: _builtins.int
     PAD_ID_FIELD_NUMBER: _builtins.int
     PAD_TO_MULTIPLE_TOKENS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    TEXT_LEAD_FIELD_NUMBER: _builtins.int
+    PREFIX_IDS_FIELD_NUMBER: _builtins.int
+    SUFFIX_IDS_FIELD_NUMBER: _builtins.int
+    RESPONSE_LEAD_FIELD_NUMBER: _builtins.int
+    END_IDS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     truncation_side: _builtins.str
     """"right" | "left" """
@@ -230,6 +254,25 @@ class Text(_message.Message):
     pad_id: _builtins.int
     pad_to_multiple_tokens: _builtins.int
     """a batch is padded to its longest text, rounded up to this"""
+    template: _builtins.str
+    """A template, where `prefix_ids` or `suffix_ids` is not empty. An example's tokens are then prefix_ids, those of
+    text_lead + text without special tokens, suffix_ids, and in causal_lm those of response_lead + response, end_ids.
+    Only text and response are truncated.
+    as it was written, for people: "{text} It was {mask}."
+    """
+    text_lead: _builtins.str
+    """"" or a space that belongs to the text's first token"""
+    response_lead: _builtins.str
+    @_builtins.property
+    def prefix_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """special tokens included"""
+
+    @_builtins.property
+    def suffix_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """what ends a response; a target of the loss as well"""
+
     def __init__(
         self,
         *,
@@ -238,10 +281,16 @@ class Text(_message.Message):
         padding_side: _builtins.str = ...,
         pad_id: _builtins.int = ...,
         pad_to_multiple_tokens: _builtins.int = ...,
+        template: _builtins.str = ...,
+        text_lead: _builtins.str = ...,
+        prefix_ids: _abc.Iterable[_builtins.int] | None = ...,
+        suffix_ids: _abc.Iterable[_builtins.int] | None = ...,
+        response_lead: _builtins.str = ...,
+        end_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "pad_id", b"pad_id", "pad_to_multiple_tokens", b"pad_to_multiple_tokens", "padding_side", b"padding_side", "truncation_side", b"truncation_side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ids", b"end_ids", "max_tokens", b"max_tokens", "pad_id", b"pad_id", "pad_to_multiple_tokens", b"pad_to_multiple_tokens", "padding_side", b"padding_side", "prefix_ids", b"prefix_ids", "response_lead", b"response_lead", "suffix_ids", b"suffix_ids", "template", b"template", "text_lead", b"text_lead", "truncation_side", b"truncation_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,6 +369,12 @@ class Chain(_message.Message):
       segment_k(hidden, context..., adapter tensors of segment k in layout order) -> hidden
       head(hidden, attention_mask float32 [B,T], labels int64 [B], adapter tensors of segment K in layout order)
         -> (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])
+    With head_tokens N > 0 (causal_lm) `head` takes the hidden states of N tokens that have a target, from any rows of a
+    batch, and is run as often as a batch has such tokens: no more than N rows of logits over the vocabulary ever exist.
+      head(hidden float32 [N,D], targets int64 [N], adapter tensors of segment K in layout order)
+        -> (loss float32 [N], correct float32 [N]: 1 where no token's logit is above the target's)
+    An example's loss is then the sum over its targets, its count their number. Rows left over in the last run hold
+    zeros and target 0, and count nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -329,6 +384,7 @@ class Chain(_message.Message):
     DYNAMIC_TOKENS_FIELD_NUMBER: _builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    HEAD_TOKENS_FIELD_NUMBER: _builtins.int
     segments: _builtins.int
     """K, without embed and head"""
     batch_examples: _builtins.int
@@ -337,6 +393,8 @@ class Chain(_message.Message):
     """T may be any multiple of pad_to_multiple_tokens up to max_tokens"""
     hidden_size: _builtins.int
     """D"""
+    head_tokens: _builtins.int
+    """N; 0: `head` takes a whole batch"""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodEntry]: ...
     def __init__(
@@ -347,10 +405,11 @@ class Chain(_message.Message):
         dynamic_tokens: _builtins.bool = ...,
         hidden_size: _builtins.int = ...,
         methods: _abc.Iterable[Global___MethodEntry] | None = ...,
+        head_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_examples", b"batch_examples", "dynamic_tokens", b"dynamic_tokens", "hidden_size", b"hidden_size", "methods", b"methods", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_examples", b"batch_examples", "dynamic_tokens", b"dynamic_tokens", "head_tokens", b"head_tokens", "hidden_size", b"hidden_size", "methods", b"methods", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
