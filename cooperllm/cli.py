@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "turn a Hugging Face model into a bundle for devices",
     ),
     "inspect": (
-        "export.command", "add_inspect_arguments", "run_inspect",
+        "export.inspect", "add_arguments", "run",
         "check a bundle and show what is in it",
     ),
     "serve": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,37 +19,14 @@ pytestmark = pytest.mark.ci  # torch, transformers and an export: about a minute
 WORDS = {"red": "apple cherry blood rose", "green": "grass leaf frog lime", "blue": "sky sea ice whale"}
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import BertConfig, BertModel
-
-    from export.source import DEFAULT_MODEL, locate
-
-    torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("source") / "tiny-bert"
-    config = BertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=48,
-        initializer_range=0.3,
-    )
-    BertModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(locate(DEFAULT_MODEL).folder / name, folder / name)
-    return folder
+@pytest.fixture
+def source(tiny_source: Path) -> Path:
+    return tiny_source
 
 
-@pytest.fixture(scope="module")
-def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from export.writer import Options, write_bundle
-
-    options = Options(
-        model=str(source), class_names=("blue", "green", "red"), rank=4, max_tokens=32, batch_examples=4
-    )
-    return write_bundle(options, tmp_path_factory.mktemp("bundle") / "tiny")
+@pytest.fixture
+def bundle(tiny_bundle: Bundle) -> Bundle:
+    return tiny_bundle
 
 
 def job_over(bundle: Bundle, source: Path, folder: Path, segments: object = "head") -> Job:

@@ -1,4 +1,4 @@
-"""What the integration tests share: one tiny bundle a session, exported for real, and data for it."""
+"""What the integration tests share: the session's tiny bundle, and data for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import tiny
+from device_runtime.bundle import Bundle
+from tests.integration.tiny import write_table
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,21 @@ class TinyTask:
 
     model: Path
     bundle: Path
+    classes: list[str]
     pool: Path
     public: Path
     evaluation: Path
 
 
 @pytest.fixture(scope="session")
-def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> TinyTask:
-    folder = tmp_path_factory.mktemp("tiny")
-    model = tiny.write_model(folder / "model")
+def tiny_task(tiny_source: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> TinyTask:
+    folder = tmp_path_factory.mktemp("tables")
+    classes = tiny_bundle.class_names
     return TinyTask(
-        model=model,
-        bundle=tiny.write_bundle(model, folder / "bundle"),
-        pool=tiny.write_table(folder / "pool.tsv", 240, seed=1),
-        public=tiny.write_table(folder / "public.tsv", 32, seed=2),
-        evaluation=tiny.write_table(folder / "eval.tsv", 40, seed=3),
+        model=tiny_source,
+        bundle=tiny_bundle.folder,
+        classes=classes,
+        pool=write_table(folder / "pool.tsv", 240, classes, seed=1),
+        public=write_table(folder / "public.tsv", 32, classes, seed=2),
+        evaluation=write_table(folder / "eval.tsv", 40, classes, seed=3),
     )

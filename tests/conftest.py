@@ -1,23 +1,23 @@
-"""A tiny random BERT (2 layers, width 32) with the packaged MiniLM's vocabulary, and its bundle."""
+"""What the whole test session shares: a tiny random BERT and its bundle, exported once, as a user would."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from device_runtime.bundle import Bundle
-from export.source import DEFAULT_MODEL, locate
-from export.writer import Options, write_bundle
-
-TINY_OPTIONS = {"class_names": ("red", "green", "blue"), "rank": 4, "max_tokens": 32, "batch_examples": 4}
 
 
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 2 layers and width 32, with the packaged MiniLM's vocabulary."""
+    import torch
     from transformers import BertConfig, BertModel
+
+    from export.source import DEFAULT_MODEL, locate
 
     torch.set_num_threads(1)
     torch.manual_seed(11)
@@ -42,5 +42,13 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    options = Options(model=str(tiny_source), **TINY_OPTIONS)  # type: ignore[arg-type]
-    return write_bundle(options, tmp_path_factory.mktemp("bundles") / "tiny")
+    """Its bundle: LoRA of rank 4, classes red, green and blue, two segments, batches of 4 × 32 tokens."""
+    from export.command import add_arguments, run
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    options = ["--model", str(tiny_source), "--classes", "red,green,blue", "--out", str(folder)]
+    sizes = ["--rank", "4", "--max-tokens", "32", "--batch-examples", "4"]
+    assert run(parser.parse_args(options + sizes)) == 0
+    return Bundle.open(folder)
