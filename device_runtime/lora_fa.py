@@ -14,8 +14,8 @@ from device_runtime.zo.philox import half_words
 def frozen_factor(seed: int, name: str, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """One frozen A, float32 [r, in], uniform in ±1/sqrt(in) as PEFT draws it, to 16 bits.
 
-    A_i = ((2 h_i + 1) / 2^16 − 1) / sqrt(in), where h_i are the Philox half-words (device_runtime/zo/philox.py)
-    of the key that SHA-256 makes of seed and name: the same bits on every machine.
+    A_i = ((2 h_i + 1) / 2^16 − 1) / sqrt(in), where h_i are the half-words (device_runtime/zo/philox.py) of
+    the key that SHA-256 makes of seed and name: the same bits on every machine.
 
     Args:
         seed: the manifest's `adapter.seed`.

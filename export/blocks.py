@@ -9,7 +9,8 @@ from torch import nn
 
 from device_runtime.errors import BundleError
 from export.adapters import AdaptedLinear
-from export.attention import Attention, Context, Tensors
+from export.attention import Attention, Context
+from export.norms import Tensors
 
 
 class FeedForward(nn.Module):

@@ -18,9 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="FOLDER", help="the bundle's folder; it must not exist yet")
     add(
         "--pooling",
-        choices=("mean", "cls"),
-        default="mean",
-        help="how hidden states become one (default: mean)",
+        choices=("mean", "cls", "last"),
+        default="",
+        help="how hidden states become one (default: mean; last for causal models)",
+    )
+    add(
+        "--task",
+        default="sequence_classification",
+        metavar="KIND",
+        help="sequence_classification (default) or label_words",
+    )
+    add(
+        "--template",
+        default="",
+        metavar="TEXT",
+        help="of label_words, around {text}; a masked model's has {mask} (default: {text} It was {mask}.)",
+    )
+    add(
+        "--label-words",
+        default="",
+        metavar="A,B,…",
+        help="a word of one token for each class, in their order (default: the class names)",
     )
     add(
         "--adapter",
@@ -62,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
         class_names=tuple(name.strip() for name in args.classes.split(",")),
         model=args.model or DEFAULT_MODEL,
         revision=args.revision,
+        task=args.task,
         pooling=args.pooling,
+        template=args.template,
+        label_words=tuple(word.strip() for word in args.label_words.split(",") if word.strip()),
         adapter=args.adapter,
         adapter_from=args.adapter_from,
         rank=args.rank,

@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save
 
 from device_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, Bundle, manifest_json
 from device_runtime.errors import BundleError, OptionError
-from device_runtime.zo.grid import choose_exponent, round_to_grid
 from device_runtime.zo.layout import Layout
 from export.lowering import Lowered, Progress, lower
 from export.model import Network, network_of
-from export.segments import initial_value
+from export.peft_import import read_adapter
 from export.source import DEFAULT_MODEL, Source, locate
+from export.start import AdapterOptions, adapter_entry, initial_adapter
+from export.tasks.entry import TaskOptions, fill_task
+from export.text import SourceTokenizer
 from protos import bundle_pb2
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(AdapterOptions):
     """What `cooperllm export` is asked for; units in the names, the rest in bundle.proto."""
 
     class_names: tuple[str, ...]
     model: str = DEFAULT_MODEL
     revision: str = ""
-    pooling: str = "mean"
-    rank: int = 8
-    lora_alpha: float = 16.0
-    target_modules: tuple[str, ...] = ("query", "value")
+    task: str = "sequence_classification"
+    pooling: str = ""
+    template: str = ""
+    label_words: tuple[str, ...] = ()
     segments: int | None = None
     batch_examples: int = 8
     max_tokens: int = 128
     pad_to_multiple_tokens: int = 8
-    seed: int = 0
     precision: str = field(default="fp32")
 
 
-def write_bundle(options: Options, folder: str | Path, progress: Progress = lambda step: None) -> Bundle:
+def write_bundle(
+    options: Options,
+    folder: str | Path,
+    progress: Progress = lambda step: None,
+    note: Progress = lambda line: None,
+) -> Bundle:
     """Exports a bundle into `folder`, which appears whole or not at all.
+
+    Args:
+        options: what to export.
+        folder: it must not exist yet, or be empty.
+        progress: told what is being done, in a few words.
+        note: told what the user should know of the result, a line each.
 
     Raises:
         OptionError: an option makes no sense, or the folder holds something else.
@@ -60,25 +68,19 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
     manifest = bundle_pb2.Manifest(format_version=FORMAT_VERSION, precision=options.precision)
     manifest.source.CopyFrom(_source_entry(source))
     manifest.family = str(source.config.get("model_type", ""))
-    manifest.adapter.CopyFrom(
-        bundle_pb2.AdapterKind(
-            kind="lora", r=options.rank, lora_alpha=options.lora_alpha, target_modules=options.target_modules
-        )
-    )
-    manifest.task.CopyFrom(
-        bundle_pb2.TaskKind(
-            kind="sequence_classification", pooling=options.pooling, class_names=options.class_names
-        )
-    )
-    tokenizer, text = _tokenizer(source, options.max_tokens, options.pad_to_multiple_tokens)
-    manifest.text.CopyFrom(text)
+    tokenizer = SourceTokenizer.of(source)
+    manifest.text.CopyFrom(tokenizer.rules(options.max_tokens, options.pad_to_multiple_tokens))
+    asked = (options.task, options.class_names, options.pooling, options.template, options.label_words)
+    fill_task(manifest, TaskOptions(*asked), tokenizer)
+    imported = read_adapter(options.adapter_from) if options.adapter_from else None
+    manifest.adapter.CopyFrom(adapter_entry(options, manifest, source, imported))
     network = network_of(manifest, source, options.segments)
     manifest.text.max_tokens = network.max_tokens
-    if not any(network.shapes[:-1]):
-        raise OptionError(
-            f"no module is called {', '.join(options.target_modules)} here; see --target-modules"
-        )
-    layout, values = initial_adapter(network, options.seed)
+    if options.adapter != "head" and not any(network.shapes[:-1]):
+        raise OptionError(f"--adapter {options.adapter}: it trains nothing that this model's blocks have")
+    layout, values, change = initial_adapter(network, options.seed, imported)
+    if imported is not None:
+        note(f"{imported.path}: rounded to the grid once, largest change {change:.3g}")
     _fill_layout(manifest, layout)
     lowered = lower(network, layout, options.batch_examples, progress)
     _fill_chain(manifest, network, lowered, options.batch_examples)
@@ -88,39 +90,16 @@ def write_bundle(options: Options, folder: str | Path, progress: Progress = lamb
     parts = {
         "program": ("program.pte", lowered.program),
         "adapter": ("adapter.safetensors", save(tensors)),
-        "tokenizer": ("tokenizer.json", tokenizer),
+        "tokenizer": ("tokenizer.json", tokenizer.file()),
     }
     return _place(folder, manifest, parts)
-
-
-def initial_adapter(network: Network, seed: int) -> tuple[Layout, npt.NDArray[np.float32]]:
-    """The layout with each tensor's grid exponent, and the adapter that training starts from, on that grid.
-
-    Every tensor comes from its own stream of the seed: another cut into segments starts from the same values.
-    """
-    start: dict[tuple[int, str], npt.NDArray[np.float32]] = {}
-    for k, shapes in enumerate(network.shapes):
-        part = network.segment(k) if k < network.segments else network.head
-        for name in shapes:
-            stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-            start[k, name] = initial_value(part, name, np.random.default_rng([seed, stream]))
-    layout = Layout.build(
-        (name, segment, values.shape, choose_exponent(float(np.abs(values).max(initial=0.0))))
-        for (segment, name), values in start.items()
-    )
-    vector = np.empty(layout.parameters, np.float32)
-    for tensor in layout.tensors:
-        vector[tensor.span] = round_to_grid(start[tensor.segment, tensor.name].reshape(-1), tensor.exponent)
-    return layout, vector
 
 
 def _check(options: Options, folder: Path) -> None:
     if options.precision != "fp32":
         raise OptionError(f"precision {options.precision!r} is not supported; supported: fp32")
-    if len(set(options.class_names)) != len(options.class_names) or not all(options.class_names):
-        raise OptionError("--classes: every class needs a name of its own")
-    if options.rank < 1 or options.batch_examples < 1 or options.pad_to_multiple_tokens < 1:
-        raise OptionError("--rank, --batch-examples and --pad-to-multiple-tokens must be at least 1")
+    if options.batch_examples < 1 or options.pad_to_multiple_tokens < 1:
+        raise OptionError("--batch-examples and --pad-to-multiple-tokens must be at least 1")
     if options.max_tokens < 8 or options.max_tokens % options.pad_to_multiple_tokens:
         raise OptionError("--max-tokens must be at least 8 and a multiple of --pad-to-multiple-tokens")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -161,36 +140,6 @@ def _fill_chain(
             methods=lowered.methods,
         )
     )
-
-
-def _tokenizer(source: Source, max_tokens: int, multiple: int) -> tuple[bytes, bundle_pb2.Text]:
-    """tokenizer.json without truncation and padding of its own (the manifest rules); and those rules."""
-    from tokenizers import Tokenizer
-
-    path = source.folder / "tokenizer.json"
-    if not path.is_file():
-        raise BundleError(
-            f"{source.folder}: no tokenizer.json there; "
-            "make it with AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    settings_path = source.folder / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(settings_path.read_text("utf-8")) if settings_path.is_file() else {}
-    pad_token = settings.get("pad_token", "[PAD]")
-    pad_token = pad_token.get("content") if isinstance(pad_token, dict) else pad_token
-    pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
-    if pad_id is None:
-        pad_id = source.config.get("pad_token_id") or 0
-    text = bundle_pb2.Text(
-        max_tokens=max_tokens,
-        truncation_side=settings.get("truncation_side", "right"),
-        padding_side=settings.get("padding_side", "right"),
-        pad_id=pad_id,
-        pad_to_multiple_tokens=multiple,
-    )
-    return tokenizer.to_str().encode(), text
 
 
 def _versions() -> list[str]:

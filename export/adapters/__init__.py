@@ -61,7 +61,7 @@ class AdaptedLinear(Trained):
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a family asks of an adapter kind; as it stands, the kind "head", which trains the task's head alone.
+    """What a family asks of an adapter kind; as it stands, the kind "head": only the task's head is trained.
 
     Args:
         target_modules: the linear modules that the kind changes: a module whose name is one of these or ends
@@ -77,7 +77,7 @@ class Adapter:
     def linear(
         self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
     ) -> AdaptedLinear:
-        """The linear module that stands at `path`: frozen, or frozen and adapted; only `rows` of its outputs."""
+        """The linear module at `path`, or `rows` of its outputs: frozen, or frozen and adapted."""
         return AdaptedLinear(weight, bias, rows)
 
     def layer_norm(

@@ -32,9 +32,7 @@ class Full(Adapter):
     ) -> LayerNorm:
         """The layer normalisation at `path`, its weight and bias inputs."""
         return (
-            FullLayerNorm(path, weight, bias, epsilon)
-            if in_block(path)
-            else LayerNorm(weight, bias, epsilon)
+            FullLayerNorm(path, weight, bias, epsilon) if in_block(path) else LayerNorm(weight, bias, epsilon)
         )
 
     def rms_norm(self, path: str, weight: torch.Tensor, epsilon: float, offset: float) -> RMSNorm:

@@ -14,8 +14,8 @@ from export.model import family_maker
 from export.source import Source, Weights
 from protos import bundle_pb2
 
-# Projections that "auto" means for LoRA: of the first line of which a model has any, all that it has. Query and
-# value, as in the LoRA paper; where one matrix holds them, that matrix.
+# Projections that "auto" means for LoRA: of the first line of which a model has any, all that it has. Query
+# and value, as in the LoRA paper; where one matrix holds them, that matrix.
 ATTENTION = (
     ("query", "value"),
     ("q_proj", "v_proj"),
