@@ -72,8 +72,5 @@ def measured(plan: RoundPlan, reports: Sequence[ClientReport]) -> tuple[Measured
 def expand(task: ClientTask) -> tuple[Direction, ...]:
     """A task's directions one by one, in the order of its scalars."""
     return tuple(
-        replace(named, seed=(named.seed + number) % 2**64, count=1)
-        for step in task.steps
-        for named in step.directions
-        for number in range(named.count)
+        direction for step in task.steps for named in step.directions for direction in named.expanded()
     )

@@ -16,6 +16,10 @@ rho = z . grad f:
 
   where rho_without_j is the mean of the batch's other scalars, independent of v_j. Both parts are unbiased
   for every fraction. The sign of the guide needs no draw: v and -v are equally likely.
+* fedspzo (FedSPZO, arXiv 2502.10239): isotropic, but P2 = per_prefix neighbouring directions share their
+  noise in the first block (segments before the boundary), which devices therefore run once for all of them.
+  With z1_i of the first block and z2_ij of the second, sum_ij w rho_ij (z1_i + z2_ij) is both of the paper's
+  estimates, mean_i(mean_j rho_ij) z1_i and mean_ij rho_ij z2_ij. With P2 = 1 it is isotropic, bit for bit.
 """
 
 from __future__ import annotations
@@ -60,6 +64,8 @@ def direction(settings: RoundSettings, guides: Guides, layout: Layout, seed: int
     is as long as s (`guides.values` are). Its paper form is z = sqrt(fraction / n) v + sqrt(1 - fraction) u /
     |u|. Without a guide (public data say nothing) both are isotropic.
     """
+    if settings.estimator == "fedspzo":
+        return Direction(seed, count, 1.0, (), settings.boundary, seed, settings.per_prefix)
     guide, fraction = guides.gradient, settings.isotropic_fraction
     if settings.estimator == "isotropic" or guide is None:
         return Direction(seed, count, 1.0)
@@ -103,7 +109,15 @@ def to_zo(
     for term in named.guides:
         assert guides.gradient is not None  # the only guide that `direction` names
         terms.append(zo.Guide(guides.gradient.values, term.coefficient))
-    return zo.Direction(named.seed, named.isotropic_scale, scale, tuple(terms), active_segments)
+    return zo.Direction(
+        named.seed,
+        named.isotropic_scale,
+        scale,
+        tuple(terms),
+        active_segments,
+        named.boundary,
+        named.prefix_seed,
+    )
 
 
 def estimate(

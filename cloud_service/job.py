@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "estimator": ("isotropic", "zgr"),
+    "estimator": ("isotropic", "zgr", "fedspzo"),
     "directions": ("shared", "per_device"),
     "learning_rate_decay": ("linear", "none"),
     "scale": ("public", "none"),
@@ -37,6 +37,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, 1e9),
     "momentum": (0.0, 0.999999),
     "isotropic_fraction": (0.0, 1.0),
+    "boundary": (1, 65_536),
+    "per_prefix": (1, 65_536),
     "local_steps": (1, 10_000),
     "local_learning_rate": (0.0, 1e9),
     "seed": (0, 2**63 - 1),
@@ -51,6 +53,9 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+# These may be "auto", which is None here; else a number of this type.
+AUTOMATIC = {"guide_weight": "float", "boundary": "int", "per_prefix": "int"}
+
 # May differ when a job is taken up again: they change when and how things travel, never a result. The
 # paths are here because what counts is the files' content.
 OPERATIONAL = frozenset({
@@ -63,8 +68,8 @@ OPERATIONAL = frozenset({
 class Job:
     """One job's settings; every field is a key of the TOML file. Raises OptionError: correct the file.
 
-    `guide_weight` is None for "auto" (the variance-optimal weight); `active_segments` is "all", "head" or a
-    list.
+    None stands for "auto": the variance-optimal `guide_weight`, the `boundary` and `per_prefix` that cost
+    least (see split.py). `active_segments` is "all", "head" or a list.
     """
 
     name: str
@@ -87,6 +92,8 @@ class Job:
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
     paper_form: bool = False
+    boundary: int | None = None  # with fedspzo: first segment of the second block
+    per_prefix: int | None = None  # with fedspzo: P2, perturbations of the second block for each of the first
     active_segments: str | tuple[int, ...] = "head"
     scale: str = "public"
     start: str = "public_fit"
@@ -109,6 +116,8 @@ class Job:
                 raise OptionError(f"job: {name} = {getattr(self, name)!r}: use one of {', '.join(allowed)}")
         for name, (smallest, largest) in RANGES.items():
             value = getattr(self, name)
+            if name in AUTOMATIC and value is None:
+                continue
             if not (math.isfinite(value) and smallest <= value <= largest):
                 raise OptionError(f"job: {name} = {value}: use a number from {smallest:g} to {largest:g}")
         self._check_together()
@@ -125,17 +134,22 @@ class Job:
                 raise OptionError('job: active_segments: use "all", "head" or a list of segment numbers')
         elif not self.active_segments or list(self.active_segments) != sorted(set(self.active_segments)):
             raise OptionError("job: active_segments must be a list of different segment numbers, ascending")
+        for key, chosen in (("estimator", "zgr"), ("scale", "public"), ("start", "public_fit")):
+            if getattr(self, key) == chosen and not self.public:
+                raise OptionError(
+                    f'job: {key} = "{chosen}" needs public = a file of labelled public examples'
+                )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.directions_per_task % (self.per_prefix or 1):
+            raise OptionError("job: directions_per_task must be a multiple of per_prefix")
         if self.retry_max_ms < self.retry_min_ms:
             raise OptionError("job: retry_max_ms must not be smaller than retry_min_ms")
         if self.min_reports > self.cohort_size:
             raise OptionError("job: min_reports must not be larger than cohort_size")
         if self.min_clients and self.min_clients < self.cohort_size:
             raise OptionError("job: min_clients must be 0 or at least cohort_size")
-        for key, chosen in (("estimator", "zgr"), ("scale", "public"), ("start", "public_fit")):
-            if getattr(self, key) == chosen and not self.public:
-                raise OptionError(
-                    f'job: {key} = "{chosen}" needs public = a file of labelled public examples'
-                )
 
     @property
     def wanted_clients(self) -> int:
@@ -159,7 +173,8 @@ class Job:
     def to_json_object(self) -> dict[str, Any]:
         """The settings as JSON values, in the form that `from_table` reads."""
         table: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        table["guide_weight"] = "auto" if self.guide_weight is None else self.guide_weight
+        for name in AUTOMATIC:
+            table[name] = "auto" if table[name] is None else table[name]
         if not isinstance(self.active_segments, str):
             table["active_segments"] = list(self.active_segments)
         return table
@@ -191,8 +206,8 @@ def from_table(table: Mapping[str, object], folder: Path | None = None) -> Job:
         raise OptionError(f"job: unknown key {unknown[0]}; known keys: {', '.join(sorted(known))}")
     values: dict[str, Any] = {}
     for name, value in table.items():
-        if name == "guide_weight":
-            values[name] = None if value == "auto" else _typed(name, value, "float")
+        if name in AUTOMATIC:
+            values[name] = None if value == "auto" else _typed(name, value, AUTOMATIC[name])
         elif name == "active_segments" and isinstance(value, list):
             values[name] = tuple(_typed(name, item, "int") for item in value)
         elif name == "active_segments":

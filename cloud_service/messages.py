@@ -25,6 +25,9 @@ def directions(items: Iterable[Direction]) -> list[pb.Direction]:
             count=item.count,
             isotropic_scale=item.isotropic_scale,
             guides=guide_terms(item.guides),
+            boundary=item.boundary,
+            prefix_seed=item.prefix_seed if item.boundary else 0,
+            per_prefix=item.per_prefix if item.boundary else 0,
         )
         for item in items
     ]

@@ -28,12 +28,34 @@ class GuideTerm:
 
 @dataclass(frozen=True)
 class Direction:
-    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j, for `count` consecutive seeds."""
+    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j, for `count` consecutive seeds.
+
+    In segments before `boundary` the noise of number d is v(prefix_seed + d - d mod per_prefix).
+    """
 
     seed: int
     count: int
     isotropic_scale: float
     guides: tuple[GuideTerm, ...] = ()
+    boundary: int = 0
+    prefix_seed: int = 0
+    per_prefix: int = 1
+
+    def expanded(self) -> tuple[Direction, ...]:
+        """Its directions one by one, each of count 1."""
+        return tuple(
+            replace(
+                self,
+                seed=(self.seed + number) % 2**64,
+                count=1,
+                prefix_seed=self._prefix(number),
+                per_prefix=1,
+            )
+            for number in range(self.count)
+        )
+
+    def _prefix(self, number: int) -> int:
+        return (self.prefix_seed + number - number % self.per_prefix) % 2**64 if self.boundary else 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ class Guides:
 class RoundSettings:
     """The part of a job that decides a round. `guide_weight` None means the variance-optimal weight."""
 
-    estimator: str  # "isotropic" | "zgr"
+    estimator: str  # "isotropic" | "zgr" | "fedspzo"
     directions: str  # "shared" | "per_device"
     directions_per_task: int
     batch_examples: int
@@ -86,6 +108,8 @@ class RoundSettings:
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
     paper_form: bool = False
+    boundary: int = 0  # first segment of the second block, with fedspzo
+    per_prefix: int = 1  # P2: perturbations of the second block for each of the first
     active_segments: tuple[int, ...] = (0,)
     scale_sha256: bytes = b""
     local_steps: int = 1
@@ -248,4 +272,4 @@ def _task(table: Mapping[str, Any]) -> ClientTask:
 
 def _direction(table: Mapping[str, Any]) -> Direction:
     guides = tuple(GuideTerm(bytes.fromhex(g["guide_sha256"]), g["coefficient"]) for g in table["guides"])
-    return Direction(table["seed"], table["count"], table["isotropic_scale"], guides)
+    return Direction(**{**table, "guides": guides})

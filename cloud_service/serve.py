@@ -23,6 +23,7 @@ from cloud_service.http_app import make_app
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.preparation import Preparation, PublicSide
+from cloud_service.split import resolved
 from cloud_service.store import Store
 from device_runtime.bundle import MANIFEST_NAME, PARTS, Bundle
 
@@ -86,6 +87,7 @@ class Service:
         token = options.operator_token or kept_token(options.data_dir / "operator-token")
         artifacts = Artifacts(options.data_dir / "artifacts")
         keep_job(self.store, job, bundle)
+        job = resolved(job, bundle)
         for file in (bundle.folder / MANIFEST_NAME, *(bundle.path(part) for part in PARTS)):
             artifacts.put_file(file)
         scheme = "http" if tls is None else "https"

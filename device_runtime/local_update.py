@@ -46,12 +46,17 @@ class Batch(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments."""
+    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments.
+
+    In segments before `boundary` the noise is v(prefix_seed).
+    """
 
     seed: int
     isotropic_scale: float
     guides: list[tuple[int, float]]  # (index that the guide was set under, coefficient)
     active_segments: list[int]
+    boundary: int = 0
+    prefix_seed: int = 0
 
 
 class Measurement(Protocol):
@@ -215,7 +220,7 @@ def draw_batch(batch_seed: int, batch_examples: int, available: int) -> list[int
 def expand(
     directions: Iterable[pb.Direction], active_segments: Iterable[int], guide_index: Mapping[bytes, int]
 ) -> list[Direction]:
-    """Every direction by itself: `count` consecutive seeds each, wrapping at 2^64.
+    """Every direction by itself: `count` consecutive seeds each, wrapping at 2^64; see the contract.
 
     Raises UnsupportedTask when a direction names a guide that the task did not announce.
     """
@@ -226,9 +231,13 @@ def expand(
         except KeyError:
             raise UnsupportedTask("a direction names a guide that was not sent: correct the task") from None
         segments = list(direction.active_segments or active_segments)
-        for step in range(direction.count):
-            seed = (direction.seed + step) % 2**64
-            expanded.append(Direction(seed, direction.isotropic_scale, guides, segments))
+        group = max(1, direction.per_prefix)
+        for number in range(direction.count):
+            seed = (direction.seed + number) % 2**64
+            prefix = (direction.prefix_seed + number - number % group) % 2**64 if direction.boundary else 0
+            expanded.append(
+                Direction(seed, direction.isotropic_scale, guides, segments, direction.boundary, prefix)
+            )
     return expanded
 
 

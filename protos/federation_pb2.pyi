@@ -539,11 +539,21 @@ class Direction(_message.Message):
     ISOTROPIC_SCALE_FIELD_NUMBER: _builtins.int
     GUIDES_FIELD_NUMBER: _builtins.int
     ACTIVE_SEGMENTS_FIELD_NUMBER: _builtins.int
+    BOUNDARY_FIELD_NUMBER: _builtins.int
+    PREFIX_SEED_FIELD_NUMBER: _builtins.int
+    PER_PREFIX_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     count: _builtins.int
     """this and the next count-1 seeds (wrapping at 2^64); at least 1"""
     isotropic_scale: _builtins.float
     """0: no noise at all"""
+    boundary: _builtins.int
+    """FedSPZO's first block: in segments before `boundary` (0: none) the noise of direction number d (0 .. count-1) is
+    v(prefix_seed + d - d mod per_prefix) instead, so `per_prefix` neighbours share it and what was computed with it.
+    """
+    prefix_seed: _builtins.int
+    per_prefix: _builtins.int
+    """0 counts as 1"""
     @_builtins.property
     def guides(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuideTerm]:
         """shared by all `count` directions"""
@@ -560,10 +570,13 @@ class Direction(_message.Message):
         isotropic_scale: _builtins.float = ...,
         guides: _abc.Iterable[Global___GuideTerm] | None = ...,
         active_segments: _abc.Iterable[_builtins.int] | None = ...,
+        boundary: _builtins.int = ...,
+        prefix_seed: _builtins.int = ...,
+        per_prefix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "count", b"count", "guides", b"guides", "isotropic_scale", b"isotropic_scale", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "boundary", b"boundary", "count", b"count", "guides", b"guides", "isotropic_scale", b"isotropic_scale", "per_prefix", b"per_prefix", "prefix_seed", b"prefix_seed", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

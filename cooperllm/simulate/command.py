@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning = parser.add_argument_group("learning")
     learning.add_argument("--devices", type=int, default=8, metavar="N", help="device processes (default 8)")
     learning.add_argument("--rounds", type=int, metavar="N", help="rounds")
-    learning.add_argument("--estimator", choices=("zgr", "isotropic"), help="how directions are chosen")
+    learning.add_argument(
+        "--estimator", choices=("isotropic", "zgr", "fedspzo"), help="how directions are chosen"
+    )
     learning.add_argument("--job", type=Path, metavar="FILE", help="a TOML file with any settings of a job")
     learning.add_argument(
         "--model", default="", metavar="ID", help="Hugging Face id or local folder (default: MiniLM)"

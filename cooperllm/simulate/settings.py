@@ -102,6 +102,8 @@ def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, An
                 )
         table.update(given)
     table.update({name: value for name, value in options.items() if value is not None})
+    if table.get("estimator") == "fedspzo":
+        table.setdefault("active_segments", "all")  # two blocks need more than a head
     return table
 
 

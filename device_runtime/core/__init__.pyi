@@ -34,6 +34,7 @@ class Direction:
     """z = isotropic_scale * s (.) v(seed) + sum_j c_j * u_j on its active segments, zero elsewhere.
 
     `guides` are pairs (index of set_guide, c_j); `active_segments` ascend, and none means those of the call.
+    In segments before `boundary` the noise is v(prefix_seed); neighbours that agree there share those runs.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Direction:
         isotropic_scale: float = 1.0,
         guides: Sequence[tuple[int, float]] = (),
         active_segments: Sequence[int] = (),
+        boundary: int = 0,
+        prefix_seed: int = 0,
     ) -> None: ...
 
 @final

@@ -57,10 +57,13 @@ void bind_values(nb::module_& m) {
       .def(
           "__init__",
           [](Direction* self, uint64_t seed, double isotropic_scale,
-             const std::vector<std::pair<uint32_t, double>>& guides, std::vector<uint32_t> active_segments) {
-            new (self) Direction{seed, isotropic_scale, terms(guides), std::move(active_segments)};
+             const std::vector<std::pair<uint32_t, double>>& guides, std::vector<uint32_t> active_segments,
+             uint32_t boundary, uint64_t prefix_seed) {
+            new (self)
+                Direction{seed, isotropic_scale, terms(guides), std::move(active_segments), boundary, prefix_seed};
           },
-          "seed"_a, "isotropic_scale"_a = 1.0, "guides"_a = nb::list(), "active_segments"_a = nb::list());
+          "seed"_a, "isotropic_scale"_a = 1.0, "guides"_a = nb::list(), "active_segments"_a = nb::list(),
+          "boundary"_a = 0, "prefix_seed"_a = 0);
   nb::class_<Measurement>(m, "Measurement", "What measure() answers: one float64 a direction.")
       .def_prop_ro("rho", [](const Measurement& self) { return new_array(self.rho); })
       .def_prop_ro("loss_plus", [](const Measurement& self) { return new_array(self.loss_plus); })

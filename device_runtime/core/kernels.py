@@ -103,7 +103,9 @@ def slice_direction(direction: Direction, tensor: LayoutTensor) -> _core.SliceDi
     """Return a direction on one tensor, as the kernels take it. It views scale and guides: no copy."""
     scale = None if direction.scale is None else direction.scale[tensor.span]
     guides = _slice_guides(direction.guides, tensor)
-    return _core.SliceDirection(direction.seed, direction.isotropic_scale, scale, guides, tensor.count)
+    return _core.SliceDirection(
+        direction.seed_in(tensor.segment), direction.isotropic_scale, scale, guides, tensor.count
+    )
 
 
 def _slice_guides(guides: tuple[Guide, ...], tensor: LayoutTensor) -> list[tuple[NDArray[np.float32], float]]:

@@ -12,6 +12,16 @@ size_t direction_of(Label label) noexcept { return static_cast<size_t>(label < 0
 
 }  // namespace
 
+// Whether two directions perturb every segment before their boundary alike.
+bool Direction::same_prefix(const Direction& other) const noexcept {
+  const auto same_term = [](const GuideTerm& a, const GuideTerm& b) {
+    return a.guide == b.guide && a.coefficient == b.coefficient;
+  };
+  return boundary == other.boundary && prefix_seed == other.prefix_seed && isotropic_scale == other.isotropic_scale &&
+         active_segments == other.active_segments &&
+         std::equal(guides.begin(), guides.end(), other.guides.begin(), other.guides.end(), same_term);
+}
+
 zo_status LocalUpdate::load(std::unique_ptr<Program> program, const ChainShape& shape,
                             const std::vector<TensorSlice>& layout) {
   program_ = std::move(program);
@@ -56,21 +66,33 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
   return status;
 }
 
+// Two strings a direction, + and -. Before its boundary a direction bears the label of the first that does the same
+// there, so the planner runs that block once for all of them.
+zo_status LocalUpdate::label_directions(const std::vector<Direction>& directions,
+                                        const std::vector<uint32_t>& active_segments) {
+  const size_t positions = chain_.shape().segments + 1;
+  labels_.assign(2 * directions.size() * positions, 0);
+  size_t first = 0;
+  for (size_t d = 0; d < directions.size(); ++d) {
+    const zo_status status = check_segments(directions[d].active_segments);
+    if (status != ZO_OK) return status;
+    if (directions[d].boundary == 0 || !directions[d].same_prefix(directions[first])) first = d;
+    for (const uint32_t segment : *segments_of(directions[d], &active_segments)) {
+      if (chain_.first_tensor(segment) == chain_.last_tensor(segment)) continue;
+      const Label label = static_cast<Label>(1 + (segment < directions[d].boundary ? first : d));
+      labels_[2 * d * positions + segment] = label;
+      labels_[(2 * d + 1) * positions + segment] = -label;
+    }
+  }
+  return ZO_OK;
+}
+
 zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions,
                                double epsilon, const std::vector<uint32_t>& active_segments, Measurement* result) {
   message_.clear();
   if (directions.empty()) return fail(ZO_BAD_ARGUMENT, "no direction was given");
   zo_status status = check_segments(active_segments);
-  const size_t positions = chain_.shape().segments + 1;
-  labels_.assign(2 * directions.size() * positions, 0);
-  for (size_t d = 0; d < directions.size() && status == ZO_OK; ++d) {
-    status = check_segments(directions[d].active_segments);
-    for (const uint32_t segment : *segments_of(directions[d], &active_segments)) {
-      if (status != ZO_OK || chain_.first_tensor(segment) == chain_.last_tensor(segment)) continue;
-      labels_[2 * d * positions + segment] = static_cast<Label>(d + 1);
-      labels_[(2 * d + 1) * positions + segment] = -static_cast<Label>(d + 1);
-    }
-  }
+  if (status == ZO_OK) status = label_directions(directions, active_segments);
   result->rho.assign(directions.size(), 0.0);
   result->loss_plus.assign(directions.size(), 0.0);
   result->loss_minus.assign(directions.size(), 0.0);
@@ -181,7 +203,7 @@ uint32_t LocalUpdate::gather_guides(const std::vector<GuideTerm>& guides, const 
 // A direction as the kernels want it: pointers to the slice's first elements.
 zo_direction LocalUpdate::on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept {
   zo_direction made{};
-  made.seed = direction.seed;
+  made.seed = direction.seed_in(slice.segment);
   made.isotropic_scale = direction.isotropic_scale;
   made.scale = scale_ == nullptr ? nullptr : scale_ + slice.offset;
   made.guide_count = gather_guides(direction.guides, slice, scratch);

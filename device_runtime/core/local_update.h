@@ -25,12 +25,18 @@ struct GuideTerm {
   double coefficient;
 };
 
-// z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments, zero elsewhere.
+// z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments, zero elsewhere. In segments
+// before `boundary` the noise is v(prefix_seed): directions that agree there share the runs of those segments.
 struct Direction {
   uint64_t seed = 0;
   double isotropic_scale = 1.0;
   std::vector<GuideTerm> guides;
   std::vector<uint32_t> active_segments;  // empty: those of the call
+  uint32_t boundary = 0;
+  uint64_t prefix_seed = 0;
+
+  uint64_t seed_in(uint32_t segment) const noexcept { return segment < boundary ? prefix_seed : seed; }
+  bool same_prefix(const Direction& other) const noexcept;
 };
 
 // Sums over rows in order: weight * loss, weight * count, over all batches.
@@ -103,6 +109,7 @@ class LocalUpdate {
 
  private:
   zo_status fail(zo_status status, std::string message);
+  zo_status label_directions(const std::vector<Direction>& directions, const std::vector<uint32_t>& active_segments);
   zo_status check_segments(const std::vector<uint32_t>& segments);
   zo_status check_batches(const std::vector<Batch>& batches);
   zo_status check_guides(const std::vector<GuideTerm>& guides);

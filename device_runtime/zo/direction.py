@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -35,7 +35,9 @@ class Guide:
 class Direction:
     """z = isotropic_scale * s (.) v(seed) + sum_j c_j * u_j, restricted to the active segments.
 
-    `scale` is s (float32, length n, positive; None means 1). `active_segments` None means all.
+    `scale` is s (float32, length n, positive; None means 1). `active_segments` None means all. In segments
+    before `boundary` the noise is v(prefix_seed) instead: directions that share it share what they do there
+    (the first block of FedSPZO, arXiv 2502.10239).
     """
 
     seed: int
@@ -43,6 +45,12 @@ class Direction:
     scale: NDArray[np.float32] | None = None
     guides: tuple[Guide, ...] = ()
     active_segments: tuple[int, ...] | None = None
+    boundary: int = 0
+    prefix_seed: int = 0
+
+    def seed_in(self, segment: int) -> int:
+        """The seed of the noise in a segment."""
+        return self.prefix_seed if segment < self.boundary else self.seed
 
     def is_active(self, segment: int) -> bool:
         """Whether the direction may be non-zero in a segment."""
@@ -66,7 +74,9 @@ def unrounded(direction: Direction, tensor: LayoutTensor) -> NDArray[np.float64]
         scale = direction.scale[tensor.span].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # checked by grid_units
         magnitude = direction.isotropic_scale * scale
-    z = np.where(signs(direction.seed, tensor.offset, tensor.count) > 0, magnitude, -magnitude)
+    z = np.where(
+        signs(direction.seed_in(tensor.segment), tensor.offset, tensor.count) > 0, magnitude, -magnitude
+    )
     for guide in direction.guides:
         with np.errstate(over="ignore", invalid="ignore"):  # the same
             z = z + guide.coefficient * guide.values[tensor.span].astype(np.float64)
@@ -186,17 +196,18 @@ def check_epsilon(epsilon: float) -> None:
         raise ZoError(f"epsilon is {epsilon}: use a finite positive one")
 
 
-def expand(direction: Direction, count: int) -> Sequence[Direction]:
-    """Return `count` directions that differ in their seed alone: seed, seed + 1, ... modulo 2^64."""
+def expand(direction: Direction, count: int, per_prefix: int = 1) -> Sequence[Direction]:
+    """Return `count` directions that differ in their seeds alone: seed, seed + 1, ... modulo 2^64.
+
+    The first `per_prefix` of them share the prefix_seed, the next ones prefix_seed + per_prefix, and so on.
+    """
     return [
-        Direction(
-            (direction.seed + step) % 2**64,
-            direction.isotropic_scale,
-            direction.scale,
-            direction.guides,
-            direction.active_segments,
+        replace(
+            direction,
+            seed=(direction.seed + number) % 2**64,
+            prefix_seed=(direction.prefix_seed + number - number % per_prefix) % 2**64,
         )
-        for step in range(count)
+        for number in range(count)
     ]
 
 

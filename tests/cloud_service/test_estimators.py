@@ -41,8 +41,9 @@ def mean_estimate(chosen: RoundSettings, guides: Guides, scale: Float32 | None) 
     estimates = []
     for repetition in range(ROUNDS):
         measured = []
-        for number in range(8):
-            named = estimators.direction(chosen, guides, LAYOUT, 1_000 + 8 * repetition + number, 1)
+        for number, named in enumerate(
+            estimators.direction(chosen, guides, LAYOUT, 1_000 + 8 * repetition, 8).expanded()
+        ):
             z = estimators.realised(named, chosen, guides, LAYOUT, scale)
             # The two batches see different gradients, whose mean is the gradient.
             seen = GRADIENT + (BATCH_NOISE if number < 4 else -BATCH_NOISE)
@@ -54,10 +55,12 @@ def mean_estimate(chosen: RoundSettings, guides: Guides, scale: Float32 | None) 
 
 @pytest.mark.parametrize("scale", [None, SCALE])
 @pytest.mark.parametrize(
-    ("estimator", "fraction"), [("isotropic", 0.5), ("zgr", 0.5), ("zgr", 0.1), ("zgr", 1.0)]
+    ("estimator", "fraction"),
+    [("isotropic", 0.5), ("fedspzo", 0.5), ("zgr", 0.5), ("zgr", 0.1), ("zgr", 1.0)],
 )
 def test_calibrated_estimators_are_unbiased(estimator: str, fraction: float, scale: Float32 | None) -> None:
-    chosen = settings(estimator=estimator, isotropic_fraction=fraction)
+    blocks = {"boundary": 1, "per_prefix": 2} if estimator == "fedspzo" else {}
+    chosen = settings(estimator=estimator, isotropic_fraction=fraction, **blocks)
     guides = Guides(GUIDE, 1.0) if estimator == "zgr" else Guides()
     mean, error = mean_estimate(chosen, guides, scale)
     s = np.ones(N) if scale is None else scale.astype(np.float64)
