@@ -38,6 +38,7 @@ from export.families import PREFIXES, Family, Modules, Rules, family_of, languag
 from export.segments import Head, Segment, cut
 from export.source import Source, Weights, locate
 from export.tasks import Task
+from export.tasks.language_head import LanguageHead
 from protos import bundle_pb2
 
 
@@ -63,12 +64,11 @@ class Network:
     Args:
         make: the family, with the weights that it is given.
         source: the model's files.
-        task: which `head` computes.
+        task: makes what `head` computes, for a family.
         segments: K; None for one segment a block.
 
     Attributes:
         hidden_size, max_tokens: the family's.
-        head: the task as a module.
         shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
 
     Raises:
@@ -79,7 +79,7 @@ class Network:
         self,
         make: Callable[[Weights], Family],
         source: Source,
-        task: Callable[[int], Task],
+        task: Callable[[Family], Task],
         segments: int | None,
     ) -> None:
         self._family = make(Weights(source, PREFIXES))
@@ -89,8 +89,9 @@ class Network:
         if outline.shared and len(self._cut) > 1:
             raise BundleError("--segments: this model's layers share their weights; they stay in one segment")
         self._context = outline.embed().context_names
-        self.head = Head(task(self.hidden_size))
-        parts: list[Any] = [*(self._segment(outline, k) for k in range(len(self._cut))), self.head]
+        self._task = task
+        parts: list[Any] = [self._segment(outline, k) for k in range(len(self._cut))]
+        parts.append(Head(task(outline)))
         self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
 
     @property
@@ -101,6 +102,11 @@ class Network:
     def blocks(self, k: int) -> int:
         """How many of the model's blocks segment k holds."""
         return len(self._cut[k])
+
+    @property
+    def head(self) -> Head:
+        """The method `head` as a module, which is the task."""
+        return Head(self._task(self._family))
 
     def embed(self) -> Embed:
         """The method `embed` as a module."""
@@ -231,7 +237,7 @@ def network_of(manifest: bundle_pb2.Manifest, source: Source, segments: int | No
     return Network(
         lambda weights: make(weights, adapter),
         source,
-        lambda hidden_size: task_kind(manifest.task, hidden_size),
+        lambda family: task_kind(manifest.task, family),
         segments,
     )
 
@@ -272,17 +278,36 @@ def configuration(fields: dict[str, Any]) -> Any:
         raise BundleError(f"config.json: transformers refuses it ({str(error).splitlines()[0]})") from error
 
 
-def task_kind(entry: bundle_pb2.TaskKind, hidden_size: int) -> Task:
+def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
     """The task that a manifest names.
 
     Raises:
-        BundleError: no such task.
+        BundleError: no such task, or the checkpoint has no language model's head where it needs one.
     """
     if entry.kind == "sequence_classification":
         from export.tasks.sequence_classification import SequenceClassification
 
-        return SequenceClassification(entry.pooling, len(entry.class_names), hidden_size)
-    raise BundleError(f"task {entry.kind!r} is not supported; supported: sequence_classification")
+        return SequenceClassification(entry.pooling, len(entry.class_names), family.hidden_size)
+    if entry.kind == "label_words":
+        from export.tasks.label_words import LabelWords
+
+        place = (entry.pooling, entry.pooling_offset_tokens)
+        return LabelWords(_language_head(family), entry.label_word_ids, *place, family.hidden_size)
+    raise BundleError(
+        f"task {entry.kind!r} is not supported; supported: sequence_classification, label_words"
+    )
+
+
+def _language_head(family: Family) -> LanguageHead:
+    try:
+        if family.language_head is not None:
+            return family.language_head()
+    except BundleError as error:
+        raise BundleError(
+            f"this task needs the language model's own head: {error}; give a checkpoint that was saved from "
+            "AutoModelForMaskedLM or AutoModelForCausalLM"
+        ) from error
+    raise BundleError("this task needs a language model's own head, which this family has none of")
 
 
 def _tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,9 +8,8 @@ import torch
 
 from device_runtime.errors import BundleError
 from export.tasks import Task
+from export.tasks.pooling import Pooling
 
-KIND = "sequence_classification"
-POOLINGS = ("mean", "cls")
 # The names that PEFT gives a classifier listed in modules_to_save.
 WEIGHT = "base_model.model.classifier.weight"
 BIAS = "base_model.model.classifier.bias"
@@ -20,20 +19,19 @@ class SequenceClassification(Task):
     """The program's `head`; its linear layer is part of the adapter.
 
     Args:
-        pooling: "mean" over the real tokens, or "cls", the first token's hidden state as it is (no pooler).
+        pooling: "mean" over the real tokens; "cls" or "last", the first or last one's hidden state as it is
+            (no pooler).
         classes: C.
         hidden_size: D.
     """
 
     def __init__(self, pooling: str, classes: int, hidden_size: int) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise BundleError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
         if classes < 2:
             raise BundleError(
                 "a classification task needs at least two classes; name them with --classes a,b"
             )
-        self.pooling = pooling
+        self.pooling = Pooling(pooling)
         self.hidden_size = hidden_size
         self.adapter_shapes: dict[str, tuple[int, ...]] = {WEIGHT: (classes, hidden_size), BIAS: (classes,)}
 
@@ -52,7 +50,7 @@ class SequenceClassification(Task):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
         batch = hidden.shape[0]
-        pooled = self._pool(hidden, attention_mask).view(1, batch, self.hidden_size)
+        pooled = self.pooling(hidden, attention_mask).view(1, batch, self.hidden_size)
         weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
         logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
         log_probability = torch.log_softmax(logits, -1)
@@ -63,13 +61,4 @@ class SequenceClassification(Task):
         self, hidden: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A pooled text is a text of one token: pooling it again, with a mask of 1, changes nothing."""
-        return self._pool(hidden, attention_mask), torch.ones(hidden.shape[0], 1)
-
-    def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """hidden float32 [B,T,D], attention_mask float32 [B,T] → [B,1,D]."""
-        batch = hidden.shape[0]
-        if self.pooling == "cls":
-            return hidden[:, :1]
-        # A padding row of the batch has no real token: its mean is 0, not NaN.
-        tokens = attention_mask.sum(1).clamp(min=1.0).view(batch, 1, 1)
-        return torch.bmm(attention_mask.view(batch, 1, -1), hidden) / tokens
+        return self.pooling(hidden, attention_mask), torch.ones(hidden.shape[0], 1)

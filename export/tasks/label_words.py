@@ -1,0 +1,61 @@
+"""Prompt and label words: the language model's logits of one word a class at one token; cross-entropy, nats.
+
+Schick and Schütze 2020 (arXiv 2001.07676), Gao et al. 2020 (arXiv 2012.15723); the tasks of MeZO (Malladi et
+al. 2023, arXiv 2305.17333). Only the label words' rows of the language head and one token's hidden state are
+computed with. The head is frozen: it owns no adapter tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from device_runtime.errors import BundleError
+from export.tasks import Task
+from export.tasks.language_head import LanguageHead
+from export.tasks.pooling import Pooling
+
+
+class LabelWords(Task):
+    """The program's `head`.
+
+    Args:
+        language_head: of the source model.
+        word_ids: the label words' tokens, one a class.
+        pooling, offset_tokens: which token's hidden state predicts the word, see Pooling.
+        hidden_size: D.
+
+    Raises:
+        BundleError: fewer than two words, or a word outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        language_head: LanguageHead,
+        word_ids: Sequence[int],
+        pooling: str,
+        offset_tokens: int,
+        hidden_size: int,
+    ) -> None:
+        super().__init__()
+        if len(word_ids) < 2 or max(word_ids) >= language_head.weight.shape[0]:
+            raise BundleError("label words need at least two words of the model's vocabulary")
+        self.pooling = Pooling(pooling, offset_tokens)
+        self.words = language_head.words(word_ids)
+        self.hidden_size = hidden_size
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        adapter: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
+        batch = hidden.shape[0]
+        read = self.pooling(hidden, attention_mask).view(batch, self.hidden_size)
+        logits = self.words(read)
+        log_probability = torch.log_softmax(logits, -1)
+        loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
+        return loss, torch.ones(batch), logits
