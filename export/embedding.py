@@ -6,11 +6,14 @@ every segment. Each maker turns the attention mask, float32 [B,T], into one tens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from device_runtime.errors import BundleError
 
 # Added to a score that must not count. exp(score - 1e9) is exactly 0 in float32, and a row without any real
 # token stays finite (it has weight 0 and must not become NaN).
@@ -18,15 +21,16 @@ MASKED = -1.0e9
 
 
 class Embed(nn.Module):
-    """Looks up tokens, scales, adds positions, normalises, projects: what the family does of that.
+    """Looks up tokens, scales, projects, adds positions, normalises: what the family does of that.
 
     Args:
         words: float32 [V, E].
         context: name → maker of one context tensor; in the order in which the segments take them.
         positions: makes float32 [1 or B, T, E] of the attention mask.
-        norm: over the sum.
-        project: [E] → [D], e.g. ALBERT's.
+        before: a projection of the words before positions are added, e.g. OPT's.
+        after: what stands after that, in order: a norm, a projection.
         scale: Gemma's sqrt(D).
+        zero_padding: hidden states of padding are 0 (DeBERTa).
     """
 
     def __init__(
@@ -34,16 +38,18 @@ class Embed(nn.Module):
         words: torch.Tensor,
         context: dict[str, nn.Module],
         positions: nn.Module | None = None,
-        norm: nn.Module | None = None,
-        project: nn.Module | None = None,
+        before: nn.Module | None = None,
+        after: Sequence[nn.Module] = (),
         scale: float | None = None,
+        zero_padding: bool = False,
     ) -> None:
         super().__init__()
         self.words: torch.Tensor
         self.register_buffer("words", words)
         self.context_names = tuple(context)
         self.makers = nn.ModuleList(context.values())
-        self.positions, self.norm, self.project = positions, norm, project
+        self.positions, self.before, self.after = positions, before, nn.ModuleList(after)
+        self.zero_padding = zero_padding
         self.scale: torch.Tensor | None
         self.register_buffer("scale", None if scale is None else torch.tensor([scale]))
 
@@ -53,12 +59,14 @@ class Embed(nn.Module):
         hidden = nn.functional.embedding(input_ids, self.words)
         if self.scale is not None:
             hidden = hidden * self.scale
+        if self.before is not None:
+            hidden = self.before(hidden)
         if self.positions is not None:
             hidden = hidden + self.positions(attention_mask)
-        if self.norm is not None:
-            hidden = self.norm(hidden)
-        if self.project is not None:
-            hidden = self.project(hidden)
+        for part in self.after:
+            hidden = part(hidden)
+        if self.zero_padding:
+            hidden = hidden * real.unsqueeze(-1)
         return (hidden, *(maker(real) for maker in self.makers))
 
 
@@ -179,12 +187,20 @@ class Rotary:
             config: with rope_parameters.
             max_tokens: rows of the tables.
             layer_type: whose parameters, where kinds of layers differ.
+
+        Raises:
+            BundleError: frequencies that change with the length of the text.
         """
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kind, scaling = parameters.get("rope_type", "default"), 1.0
+        longest = parameters.get("original_max_position_embeddings", config.max_position_embeddings)
+        if kind in ("dynamic", "longrope") and max_tokens > longest:
+            raise BundleError(
+                f"rope_type {kind!r} changes beyond {longest} tokens; --max-tokens: at most that"
+            )
         if kind == "default":
             size = int(head_size * parameters.get("partial_rotary_factor", 1.0))
             frequencies = parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float32) / size)
