@@ -34,6 +34,8 @@ def lower(
 ) -> Lowered:
     """The program of a network, for any number of tokens T from 2 to its max_tokens and always B examples.
 
+    Each method is captured and lowered by itself, so one segment's float32 weights are held at a time.
+
     Args:
         network: the frozen chain.
         layout: of the adapter, whose tensors become inputs of the segments.
@@ -43,17 +45,21 @@ def lower(
     Raises:
         BundleError: a segment is not one XNNPACK delegate, so it would be slow; the operators are named.
     """
+    programs: dict[str, Any] = {}
+    costs: dict[str, int] = {}
     with _quiet():
-        exported = {}
         for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
-            progress(f"capturing {name}")
-            exported[name] = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=True)
-        progress(f"lowering {len(exported)} methods to XNNPACK")
-        lowered = _to_executorch(exported)
-    entries = _entries(lowered, list(exported))
+            progress(f"lowering {name}, {len(programs) + 1} of {network.segments + 2} methods")
+            # Not strict: these modules have no control flow that dynamo would have to find, and it is slow.
+            exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+            costs[name] = flops(exported)
+            programs[name] = _to_xnnpack(name, exported)
+        progress("putting the methods together")
+        lowered = _to_executorch(programs)
+    entries = _entries(lowered, list(programs))
     constants = constant_bytes(lowered)
     for entry in entries:
-        entry.flops, entry.constant_bytes = flops(exported[entry.name]), constants[entry.name]
+        entry.flops, entry.constant_bytes = costs[entry.name], constants[entry.name]
         if entry.name.startswith("segment_"):
             entry.blocks = network.blocks(int(entry.name.removeprefix("segment_")))
     for entry in entries:
@@ -78,6 +84,7 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
     varying = [
         _varying(long.shape, short.shape, tokens) for long, short in zip(context, shorter, strict=True)
     ]
+    del embed  # its table may be the largest tensor there is
     for k in range(network.segments):
         tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(k))
         fixed = tuple(None for _ in tensors)
@@ -85,7 +92,7 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
         yield f"segment_{k}", segment, (hidden, *context, *tensors), ({1: tokens}, (*varying, *fixed))
     labels = torch.zeros(batch, dtype=torch.int64)
     tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(network.segments))
-    shapes = ({1: tokens}, {1: tokens}, None, tuple(None for _ in tensors))
+    shapes = ({1: tokens}, {1: tokens}, None, *([tuple(None for _ in tensors)] if tensors else []))
     yield "head", network.head, (hidden, real.float(), labels, *tensors), shapes
 
 
@@ -95,20 +102,41 @@ def _varying(long: torch.Size, short: torch.Size, tokens: Any) -> dict[int, Any]
     return {i: tokens if multiple == 1 else multiple * tokens for i, multiple in multiples.items()}
 
 
-def _to_executorch(exported: dict[str, Any]) -> Any:
+def _to_xnnpack(name: str, exported: Any) -> Any:
+    """One method in ExecuTorch's edge dialect, with what XNNPACK takes of it as delegates."""
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.generic_node_configs import NegConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    class Partitioner(XnnpackPartitioner):
+        """Keeps every operator that XNNPACK has whole; asking of each node first takes two more passes."""
+
+        def ops_to_not_decompose(self, ep: Any) -> Any:
+            return super().ops_to_not_decompose(ep)[0], None
 
     # After log-softmax and gather, a sign change of B numbers would become a second delegate of `head`.
     without_neg = [config for config in ALL_PARTITIONER_CONFIGS if config is not NegConfig]
-    partitioners = {
-        name: [XnnpackPartitioner(configs=without_neg) if name == "head" else XnnpackPartitioner()]
-        for name in exported
-    }
-    edge = to_edge_transform_and_lower(exported, partitioner=partitioners)
+    partitioner = Partitioner(configs=without_neg if name == "head" else None)
+    # The checks between passes take a sixth of the time; the result's delegates are checked here.
+    unchecked = EdgeCompileConfig(_check_ir_validity=False)
+    edge = to_edge_transform_and_lower(
+        {name: exported}, partitioner={name: [partitioner]}, compile_config=unchecked
+    )
+    program = edge.exported_program(name)
+    for part in program.graph_module.children():
+        original = getattr(part, "original_module", None)
+        for weights in () if original is None else (original.state_dict, original.constants):
+            # A delegate keeps what it was made of, for its shapes; its weights are serialised already.
+            weights.update({key: value.new_zeros(1).expand(value.shape) for key, value in weights.items()})
+    return program
+
+
+def _to_executorch(programs: dict[str, Any]) -> Any:
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+
+    edge = EdgeProgramManager(programs, compile_config=EdgeCompileConfig(_check_ir_validity=False))
     # Inputs stay the caller's memory: the adapter is perturbed in place, and nothing is copied before a run.
     return edge.to_executorch(
         ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
