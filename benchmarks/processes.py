@@ -7,11 +7,14 @@ own (VmHWM); the peak of anonymous memory is sampled every 2 ms, because no kern
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,42 +54,88 @@ def finish(figures: dict[str, Any]) -> None:
     sys.stdin.readline()
 
 
-def run_child(module: str, *arguments: str, threads: int) -> tuple[Memory, dict[str, Any]]:
-    """Runs `python -m module arguments` with that many threads; returns its memory and figures.
+def turns() -> Iterator[str]:
+    """For a child that works when it is asked to: each line of its parent, until that ends the child.
+
+    The child answers each with `answer`.
+    """
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.strip()
+
+
+def answer(figures: dict[str, Any]) -> None:
+    """A child's answer to one line."""
+    print(json.dumps(figures), flush=True)
+
+
+class Child:
+    """A running `python -m module arguments` with so many threads, its imports done.
 
     Raises RuntimeError when the child fails; what it said is on stderr.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", module, *arguments]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
+
+    def __init__(self, module: str, *arguments: str, threads: int) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", module, *arguments]
+        self._module = module
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._peak_anonymous_bytes = 0
+        if self._line() != "imported":
+            self.end()
+            raise RuntimeError(f"{module} failed: see above")
+        self._imported = _status(self._process.pid)
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Sends a line and returns what the child answers, watching its memory meanwhile."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        self._peak_anonymous_bytes = max(self._peak_anonymous_bytes, _watch(self._process))
+        answered = self._line()
+        if not answered:
+            raise RuntimeError(f"{self._module} failed: see above")
+        figures: dict[str, Any] = json.loads(answered)
+        return figures
+
+    @property
+    def memory(self) -> Memory:
+        """Of the child up to now."""
+        peak_rss = _status(self._process.pid)["VmHWM"]
+        at_start = (self._imported["VmRSS"], self._imported["RssAnon"])
+        return Memory(*at_start, peak_rss, self._peak_anonymous_bytes)
+
+    def end(self) -> None:
+        """Lets the child end, and waits for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def run_child(module: str, *arguments: str, threads: int) -> tuple[Memory, dict[str, Any]]:
+    """Runs a child that works once, to its `finish`; returns its memory and figures.
+
+    Raises RuntimeError when the child fails; what it said is on stderr.
+    """
+    child = Child(module, *arguments, threads=threads)
     try:
-        if child.stdout.readline().strip() != "imported":
-            raise RuntimeError(f"{module} failed: see above")
-        imported = _status(child.pid)
-        child.stdin.write("\n")
-        child.stdin.flush()
-        peak_anonymous = _watch(child)
-        line = child.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{module} failed: see above")
-        peak_rss = _status(child.pid)["VmHWM"]
-        child.stdin.write("\n")
-        child.stdin.flush()
+        figures = child.ask("")
+        return child.memory, figures
     finally:
-        child.stdin.close()
-        child.wait()
-    memory = Memory(imported["VmRSS"], imported["RssAnon"], peak_rss, peak_anonymous)
-    return memory, json.loads(line)
+        child.end()
 
 
 def _watch(child: subprocess.Popen[str]) -> int:
     """The largest anonymous memory seen until the child prints or ends."""
-    import select
-
     assert child.stdout is not None
     peak = 0
     while True:

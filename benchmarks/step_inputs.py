@@ -1,4 +1,4 @@
-"""The batch that every process of local_step.py takes: real text, so many tokens in every row."""
+"""What the processes of local_step.py and forward.py take: the program, and batches of real text."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ def batch_arrays(bundle: Bundle, tokens: int) -> Arrays:
     ids = np.ascontiguousarray(encoded.input_ids[:, :tokens])
     labels = np.arange(rows, dtype=np.int64) % len(bundle.class_names)
     return ids, np.ones_like(ids), labels, np.ones(rows)
+
+
+def ragged_arrays(bundle: Bundle, tokens: int) -> Arrays:
+    """The same batch with texts of different lengths, the longest of them `tokens`: padding as it is met."""
+    ids, mask, labels, weights = batch_arrays(bundle, tokens)
+    rows = len(labels)
+    text = bundle.manifest.text
+    for row in range(1, rows):
+        length = tokens - row * tokens * 3 // (4 * rows)  # down to a third or so
+        ids[row, length:], mask[row, length:] = text.pad_id, 0
+    if text.padding_side == "left":
+        for row in range(rows):
+            length = int(mask[row].sum())
+            ids[row], mask[row] = np.roll(ids[row], tokens - length), np.roll(mask[row], tokens - length)
+    return ids, mask, labels, weights

@@ -9,6 +9,7 @@ import time
 import device_runtime.command
 import device_runtime.device
 from benchmarks.processes import finish, wait_for_reading
+from benchmarks.program import open_core
 from benchmarks.step_inputs import batch_arrays
 from device_runtime import core
 from device_runtime.bundle import Bundle
@@ -24,15 +25,12 @@ def main(folder: str, tokens: int, steps: int, threads: int) -> None:
     wait_for_reading()
     start = time.perf_counter()
     bundle = Bundle.open(folder)
-    chain, text = bundle.manifest.chain, bundle.manifest.text
-    layout = [(t.segment, t.offset, t.count, t.exponent, list(t.shape)) for t in bundle.layout.tensors]
+    segments = bundle.manifest.chain.segments
     opened = time.perf_counter()
-    sizes = (chain.segments, chain.batch_examples, text.max_tokens, chain.hidden_size, threads)
-    device = core.Core(str(bundle.program_path), layout, *sizes)
-    device.adapter[:] = bundle.adapter
+    device = open_core(bundle, threads)
     loaded = time.perf_counter()
     batch = core.Batch(*batch_arrays(bundle, tokens))
-    every_segment = list(range(chain.segments + 1))
+    every_segment = list(range(segments + 1))
 
     def step(seed: int) -> None:
         direction = [core.Direction(seed)]
