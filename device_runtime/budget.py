@@ -5,9 +5,8 @@ are parameters would hand the gradient over, and with it labels and features of 
 counts them, per round and over all tasks of the round, and refuses a task that would go beyond:
 
     max_scalars_per_round        1 % of the adapter's parameters, at most 4,096
-    max_head_scalars_per_round   64, of directions that are non-zero in the head alone: the head's gradient is
-    the one
-                                 that gives labels away most directly
+    max_head_scalars_per_round   64, of directions that are non-zero in the head alone: the head's gradient
+                                 is the one that gives labels away most directly
     min_batch_examples           8 distinct examples behind every number, the two of an evaluation included
 
 A refused task costs nothing. What was disclosed is written down in the same moment as the report, before it
