@@ -91,7 +91,7 @@ class Network:
         self._context = outline.embed().context_names
         self._task = task
         parts: list[Any] = [self._segment(outline, k) for k in range(len(self._cut))]
-        parts.append(Head(task(outline)))
+        parts.append(self._head(outline))
         self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
 
     @property
@@ -106,7 +106,7 @@ class Network:
     @property
     def head(self) -> Head:
         """The method `head` as a module, which is the task."""
-        return Head(self._task(self._family))
+        return self._head(self._family)
 
     def embed(self) -> Embed:
         """The method `embed` as a module."""
@@ -115,6 +115,9 @@ class Network:
     def segment(self, k: int) -> Segment:
         """The method `segment_k` as a module."""
         return self._segment(self._family, k)
+
+    def _head(self, family: Family) -> Head:
+        return Head(self._task(family), None if family.project is None else family.project())
 
     def _segment(self, family: Family, k: int) -> Segment:
         blocks = [family.blocks[i]() for i in self._cut[k]]
@@ -287,12 +290,12 @@ def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
     if entry.kind == "sequence_classification":
         from export.tasks.sequence_classification import SequenceClassification
 
-        return SequenceClassification(entry.pooling, len(entry.class_names), family.hidden_size)
+        return SequenceClassification(entry.pooling, len(entry.class_names), family.output_size)
     if entry.kind == "label_words":
         from export.tasks.label_words import LabelWords
 
         place = (entry.pooling, entry.pooling_offset_tokens)
-        return LabelWords(_language_head(family), entry.label_word_ids, *place, family.hidden_size)
+        return LabelWords(_language_head(family), entry.label_word_ids, *place, family.output_size)
     raise BundleError(
         f"task {entry.kind!r} is not supported; supported: sequence_classification, label_words"
     )

@@ -76,17 +76,24 @@ class Segment(nn.Module):
 
 
 class Head(nn.Module):
-    """The task with the program's signature of `head`: (hidden, attention_mask, labels, *adapter tensors)."""
+    """The task with the program's signature of `head`: (hidden, attention_mask, labels, *adapter tensors).
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what is computed.
+        project: what it reads the hidden states through; None for as they are.
+    """
+
+    def __init__(self, task: Task, project: nn.Module | None = None) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.project = task, project
         self.shapes = adapter_shapes(task)
 
     def forward(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, *adapter: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """→ (loss float32 [B], count float32 [B], logits float32 [B,C])."""
+        if self.project is not None:
+            hidden = self.project(hidden)
         outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.task(
             hidden, attention_mask, labels, dict(zip(self.shapes, adapter, strict=True))
         )

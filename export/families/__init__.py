@@ -82,6 +82,8 @@ class Family:
         final: makes what stands after the last block, with a block's signature; None for nothing.
         shared: all blocks are one and the same, with one adapter: they stay in one segment.
         language_head: makes the language model's own head; None where the family has none.
+        project: makes what tasks read the last hidden states through, [.., D] → [.., E]; None for nothing.
+        projected_size: E; None for D.
     """
 
     hidden_size: int
@@ -91,6 +93,13 @@ class Family:
     final: Callable[[], nn.Module] | None = None
     shared: bool = False
     language_head: Callable[[], LanguageHead] | None = None
+    project: Callable[[], nn.Module] | None = None
+    projected_size: int | None = None
+
+    @property
+    def output_size(self) -> int:
+        """The size of what a task reads of each token."""
+        return self.hidden_size if self.projected_size is None else self.projected_size
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 from device_runtime.errors import BundleError
-from export.attention import AttentionShape
-from export.blocks import Block
+from export.attention import Attention, AttentionShape
+from export.blocks import Block, Residual
 from export.embedding import AttentionMask, Embed, Positions
 from export.families import Family, Modules
 from export.families.bert import (
@@ -45,14 +46,14 @@ def family(config: Any, modules: Modules) -> Family:
         wider = modules.frozen("encoder.embedding_hidden_mapping_in")
         return embedding(modules, AttentionMask(shape.heads), positions, config.layer_norm_eps, wider)
 
-    # One module a group, so that its weights are in the program once.
+    # The weights of a group are held once.
     groups = [cache(partial(_block, g, shape, config, modules)) for g in range(config.num_hidden_groups)]
     layers = config.num_hidden_layers
     return Family(
         config.hidden_size,
         max_tokens,
         embed,
-        [groups[i * len(groups) // layers] for i in range(layers)],
+        [partial(_again, groups[i * len(groups) // layers]) for i in range(layers)],
         shared=True,
         language_head=partial(_language_head, config, modules),
     )
@@ -62,6 +63,15 @@ def _block(group: int, shape: AttentionShape, config: Any, modules: Modules) -> 
     path = f"encoder.albert_layer_groups.{group}.albert_layers.0"
     inner = attention(path, NAMES, shape, modules)
     return layer(path, NAMES, inner, config.hidden_act, config.layer_norm_eps, modules)
+
+
+def _again(group: Callable[[], Block]) -> Block:
+    """A layer with the group's weights, and an attention of its own for what an adapter kind adds to it."""
+    branches: list[Any] = list(group().branches)
+    attended, fed = branches
+    inner = attended.inside
+    own = Attention(inner.shape, inner.query, inner.key, inner.value, inner.output)
+    return Block([Residual(own, outside=attended.outside), fed])
 
 
 def _language_head(config: Any, modules: Modules) -> LanguageHead:

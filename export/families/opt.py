@@ -50,6 +50,8 @@ def family(config: Any, modules: Modules) -> Family:
         [partial(_block, i, shape, config, modules) for i in range(config.num_hidden_layers)],
         (lambda: Final(modules.layer_norm("decoder.final_layer_norm", EPSILON))) if normed else None,
         language_head=partial(_language_head, config, modules),
+        project=partial(modules.frozen, "decoder.project_out") if _narrow(config) else None,
+        projected_size=config.word_embed_proj_dim,
     )
 
 
