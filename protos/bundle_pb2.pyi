@@ -255,7 +255,7 @@ class Text(_message.Message):
     pad_to_multiple_tokens: _builtins.int
     """a batch is padded to its longest text, rounded up to this"""
     template: _builtins.str
-    """A template, where `prefix_ids` or `suffix_ids` is not empty. An example's tokens are then prefix_ids, those of
+    """A template, where `template` is not empty. An example's tokens are then prefix_ids, those of
     text_lead + text without special tokens, suffix_ids, and in causal_lm those of response_lead + response, end_ids.
     Only text and response are truncated.
     as it was written, for people: "{text} It was {mask}."
@@ -367,6 +367,8 @@ class Chain(_message.Message):
       embed(input_ids int64 [B,T], attention_mask int64 [B,T]) -> (hidden float32 [B,T,D], context...)
         where context is any number of float32 tensors that the segments read (masks, rotary tables)
       segment_k(hidden, context..., adapter tensors of segment k in layout order) -> hidden
+      auxiliary_k(hidden, adapter tensors of segment k in layout order) -> hidden: the segment's adapters without its
+        frozen part, for ChainFed's global loss; only where the adapter kind has it (bottleneck)
       head(hidden, attention_mask float32 [B,T], labels int64 [B], adapter tensors of segment K in layout order)
         -> (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])
     With head_tokens N > 0 (causal_lm) `head` takes the hidden states of N tokens that have a target, from any rows of a
