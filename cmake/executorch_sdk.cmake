@@ -9,8 +9,8 @@
 # EXECUTORCH_CORE_LIBRARIES, the file names of what the core needs in EXECUTORCH_DIR/lib.
 
 set(EXECUTORCH_VERSION 1.5.1)
-set(EXECUTORCH_CORE_LIBRARIES libexecutorch.so libexecutorch_kernels_optimized.so libexecutorch_backend_xnnpack.so
-                              libexecutorch_threadpool.so)
+set(EXECUTORCH_CORE_LIBRARIES libexecutorch.so libexecutorch_kernels_optimized.so
+                              libexecutorch_kernels_quantized.so libexecutorch_backend_xnnpack.so libexecutorch_threadpool.so)
 set(EXECUTORCH_DIR "" CACHE PATH "Folder `executorch` of executorch ${EXECUTORCH_VERSION}'s wheel")
 
 if(NOT EXECUTORCH_DIR)

@@ -21,6 +21,7 @@ from protos import bundle_pb2
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 PARTS = ("program", "adapter", "tokenizer")
+PRECISIONS = ("fp32", "int8", "int4")  # of the frozen weights
 # A manifest is some kilobytes; what is larger is not read into memory.
 MAX_MANIFEST_BYTES = 16 << 20
 _AGAIN = "fetch or export the bundle again"

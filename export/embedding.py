@@ -46,6 +46,7 @@ class Embed(nn.Module):
         super().__init__()
         self.words: torch.Tensor
         self.register_buffer("words", words)
+        self.table: nn.Module | None = None  # what stands for the words while they are lowered quantised
         self.context_names = tuple(context)
         self.makers = nn.ModuleList(context.values())
         self.positions, self.before, self.after = positions, before, nn.ModuleList(after)
@@ -56,7 +57,10 @@ class Embed(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Both int64 [B,T] → hidden float32 [B,T,D], then the context's tensors in order."""
         real = attention_mask.float()
-        hidden = nn.functional.embedding(input_ids, self.words)
+        if self.table is None:
+            hidden = nn.functional.embedding(input_ids, self.words)
+        else:
+            hidden = self.table(input_ids)
         if self.scale is not None:
             hidden = hidden * self.scale
         if self.before is not None:

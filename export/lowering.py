@@ -16,6 +16,7 @@ from device_runtime.errors import BundleError
 from device_runtime.zo.layout import Layout
 from export.costs import constant_bytes, flops
 from export.model import Network
+from export.precision import quantised
 from protos import bundle_pb2
 
 Progress = Callable[[str], None]
@@ -30,7 +31,11 @@ class Lowered:
 
 
 def lower(
-    network: Network, layout: Layout, batch_examples: int, progress: Progress = lambda step: None
+    network: Network,
+    layout: Layout,
+    batch_examples: int,
+    progress: Progress = lambda step: None,
+    precision: str = "fp32",
 ) -> Lowered:
     """The program of a network, for any number of tokens T from 2 to its max_tokens and always B examples.
 
@@ -41,6 +46,7 @@ def lower(
         layout: of the adapter, whose tensors become inputs of the segments.
         batch_examples: B.
         progress: told what is being done, in a few words.
+        precision: of the frozen weights.
 
     Raises:
         BundleError: a segment is not one XNNPACK delegate, so it would be slow; the operators are named.
@@ -49,11 +55,13 @@ def lower(
     costs: dict[str, int] = {}
     with _quiet():
         for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
-            progress(f"lowering {name}, {len(programs) + 1} of {network.segments + 2} methods")
-            # Not strict: these modules have no control flow that dynamo would have to find, and it is slow.
-            exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
-            costs[name] = flops(exported)
-            programs[name] = _to_xnnpack(name, exported)
+            progress(f"lowering {name} ({network.segments} segments)")
+            with quantised(module, precision):
+                # Not strict: these modules have no control flow that dynamo would have to find, and it is slow.
+                exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+                costs[name] = flops(exported)
+                programs[name] = _to_xnnpack(name, exported)
+            del module, exported
         progress("putting the methods together")
         lowered = _to_executorch(programs)
     entries = _entries(lowered, list(programs))
@@ -63,7 +71,8 @@ def lower(
         if entry.name.startswith("segment_"):
             entry.blocks = network.blocks(int(entry.name.removeprefix("segment_")))
     for entry in entries:
-        if entry.name.startswith("segment_") and (entry.delegates != 1 or entry.undelegated_operators):
+        whole = entry.name.startswith(("segment_", "auxiliary_"))
+        if whole and (entry.delegates != 1 or entry.undelegated_operators):
             left = ", ".join(entry.undelegated_operators) or "nothing"
             raise BundleError(
                 f"{entry.name}: {entry.delegates} delegates, outside XNNPACK: {left}; it must be one"
@@ -90,6 +99,10 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
         fixed = tuple(None for _ in tensors)
         segment = network.segment(k)
         yield f"segment_{k}", segment, (hidden, *context, *tensors), ({1: tokens}, (*varying, *fixed))
+        del segment
+        auxiliary = network.auxiliary(k)
+        if auxiliary is not None:
+            yield f"auxiliary_{k}", auxiliary, (hidden, *tensors), ({1: tokens}, fixed)
     labels = torch.zeros(batch, dtype=torch.int64)
     tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(network.segments))
     shapes = ({1: tokens}, {1: tokens}, None, *([tuple(None for _ in tensors)] if tensors else []))

@@ -62,12 +62,13 @@ class Manifest(_message.Message):
     CHAIN_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    FIDELITY_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """1; readers refuse any other"""
     family: _builtins.str
     """model family, e.g. "bert" """
     precision: _builtins.str
-    """of the frozen weights: "fp32" """
+    """of the frozen weights: "fp32" | "int8" | "int4" """
     created_by: _builtins.str
     """"cooperllm 0.1.0, executorch 1.5.1, torch 2.13.0" """
     @_builtins.property
@@ -86,6 +87,10 @@ class Manifest(_message.Message):
     def files(self) -> _containers.MessageMap[_builtins.str, Global___FileEntry]:
         """"program", "adapter", "tokenizer" """
 
+    @_builtins.property
+    def fidelity(self) -> Global___Fidelity:
+        """absent where it was not measured"""
+
     def __init__(
         self,
         *,
@@ -100,14 +105,84 @@ class Manifest(_message.Message):
         chain: Global___Chain | None = ...,
         files: _abc.Mapping[_builtins.str, Global___FileEntry] | None = ...,
         created_by: _builtins.str = ...,
+        fidelity: Global___Fidelity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chain", b"chain", "layout", b"layout", "source", b"source", "task", b"task", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chain", b"chain", "fidelity", b"fidelity", "layout", b"layout", "source", b"source", "task", b"task", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chain", b"chain", "created_by", b"created_by", "family", b"family", "files", b"files", "format_version", b"format_version", "layout", b"layout", "precision", b"precision", "source", b"source", "task", b"task", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chain", b"chain", "created_by", b"created_by", "family", b"family", "fidelity", b"fidelity", "files", b"files", "format_version", b"format_version", "layout", b"layout", "precision", b"precision", "source", b"source", "task", b"task", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class Fidelity(_message.Message):
+    """How well the program's projected gradients follow the gradient of the float32 model, measured at export:
+    over random sign directions on one batch of real text, the correlation of the program's rho with autograd's
+    directional derivative.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTIONS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    FORWARD_MS_FIELD_NUMBER: _builtins.int
+    directions: _builtins.int
+    examples: _builtins.int
+    """of the batch"""
+    epsilon: _builtins.float
+    """of the point whose smaller correlation is the largest"""
+    forward_ms: _builtins.float
+    """one forward of the batch on the exporting machine, one thread"""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___FidelityPoint]:
+        """in ascending order of epsilon"""
+
+    def __init__(
+        self,
+        *,
+        directions: _builtins.int = ...,
+        examples: _builtins.int = ...,
+        epsilon: _builtins.float = ...,
+        points: _abc.Iterable[Global___FidelityPoint] | None = ...,
+        forward_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "epsilon", b"epsilon", "examples", b"examples", "forward_ms", b"forward_ms", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fidelity: _TypeAlias = Fidelity  # noqa: Y015
+
+@_typing.final
+class FidelityPoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    INITIAL_CORRELATION_FIELD_NUMBER: _builtins.int
+    MOVED_CORRELATION_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    initial_correlation: _builtins.float
+    """at the initial adapter"""
+    moved_correlation: _builtins.float
+    """at an adapter that has moved"""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float = ...,
+        initial_correlation: _builtins.float = ...,
+        moved_correlation: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epsilon", b"epsilon", "initial_correlation", b"initial_correlation", "moved_correlation", b"moved_correlation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FidelityPoint: _TypeAlias = FidelityPoint  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):
