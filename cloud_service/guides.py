@@ -112,19 +112,20 @@ class Objective:
     def scale(self, adapter: Float32) -> Float32:
         """s (n,), positive: reciprocal root mean squares of each parameter's gradients; 1 where inactive.
 
-        In the last segment (the head) the gradients are those of a head of zeros with every label in turn:
+        In the head the gradients are those of a head of zeros with every label in turn:
         for a linear head this is 1 / rms(feature) for a weight and 1 for a bias, however the head may be at
         `adapter`. So one unit of noise moves every logit equally. Elsewhere they are the gradients of the
         examples' own labels. A squared gradient counts as at least 1 % of its tensor's (of its segment's
         where the tensor has none) mean.
         """
         squares = np.zeros(self.layout.parameters)
-        head = self.layout.segment_slice(self.layout.segments[-1])
+        last = len(self._model.segments)  # the head's number; a frozen one has no parameters
+        head = self.layout.segment_slice(last)
         blank = adapter.copy()
         blank[head] = 0.0
-        if self._first < self.layout.segments[-1]:
+        if self._first < last:
             squares += self._mean_squares(adapter, None)
-        if self.segments[-1] == self.layout.segments[-1]:
+        if self.segments[-1] == last:
             labelled = [self._mean_squares(blank, label)[head] for label in range(self.classes)]
             squares[head] = np.sum(labelled, axis=0) / self.classes
         unit = (self.classes - 1) / self.classes**2  # mean square of (1/C - [label = c]) over the labels

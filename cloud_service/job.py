@@ -7,9 +7,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from device_runtime.bundle import Bundle
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -169,6 +172,21 @@ class Job:
         if self.active_segments[-1] >= count or self.active_segments[0] < 0:
             raise OptionError(f"job: active_segments: this bundle has segments 0 to {count - 1}")
         return self.active_segments
+
+    def segments_of(self, bundle: Bundle) -> tuple[int, ...]:
+        """Those of the active segments in which a bundle's adapter has parameters.
+
+        Raises OptionError when that is none, or as `segments` does.
+        """
+        owned = bundle.layout.segments
+        active = tuple(k for k in self.segments(bundle.manifest.chain.segments + 1) if k in owned)
+        if not active:
+            numbers = ", ".join(map(str, owned))
+            raise OptionError(
+                f"job: active_segments: the bundle's adapter has no parameters there, only in {numbers}; "
+                'use "all" or some of these'
+            )
+        return active
 
     def to_json_object(self) -> dict[str, Any]:
         """The settings as JSON values, in the form that `from_table` reads."""

@@ -67,8 +67,7 @@ class PublicData:
 
     @cached_property
     def _segments(self) -> tuple[int, ...]:
-        named = self._job.segments(self._bundle.manifest.chain.segments + 1)
-        return tuple(segment for segment in named if segment in self._bundle.layout.segments)
+        return self._job.segments_of(self._bundle)
 
     @cached_property
     def _objective(self) -> Objective:

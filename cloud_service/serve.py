@@ -92,15 +92,13 @@ class Service:
             artifacts.put_file(file)
         scheme = "http" if tls is None else "https"
         self._http = f"{scheme}://{reachable(options.host)}:{self._http_socket.getsockname()[1]}"
-        owned = set(bundle.layout.segments)
-        active = tuple(item for item in job.segments(bundle.manifest.chain.segments + 1) if item in owned)
         federation = Federation(
             self.store,
             artifacts,
             job,
             bundle.layout,
             bundle.sha256,
-            active,
+            job.segments_of(bundle),
             Metrics(),
             options.enrollment_token,
             options.artifacts_url or self._http,

@@ -65,8 +65,7 @@ def _main(job_file: str, private_file: str) -> int:
     names = bundle.class_names
     public, private = read_examples(job.public, names), read_examples(private_file, names)
     model = open_model(bundle, job.model)
-    segments = job.segments(bundle.manifest.chain.segments + 1)
-    segments = tuple(segment for segment in segments if segment in bundle.layout.segments)
+    segments = job.segments_of(bundle)
     scored = Objective(model, bundle, read_examples(job.eval, names), segments)
     for key, examples in (("public_alone", public), ("oracle", [*public, *private])):
         objective = Objective(model, bundle, examples, segments)

@@ -9,6 +9,8 @@ import pytest
 
 from cloud_service.job import Job, from_table, read_job
 from device_runtime.errors import OptionError
+from device_runtime.zo.layout import Layout
+from protos import bundle_pb2
 
 SMALLEST = {"name": "intents", "bundle": "b", "public": "p.tsv"}
 
@@ -84,6 +86,22 @@ def test_refuses_what_is_not_toml(tmp_path: Path, text: str) -> None:
 def test_refuses_an_absent_file(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot read"):
         read_job(tmp_path / "absent.toml")
+
+
+def test_active_segments_must_own_parameters() -> None:
+    frozen_head = LayoutOnly(Layout.build([("a", 0, (2, 3), 20), ("b", 1, (4,), 20)]), 2)
+    assert from_table(SMALLEST | {"active_segments": "all"}).segments_of(frozen_head) == (0, 1)  # type: ignore
+    assert from_table(SMALLEST | {"active_segments": [1, 2]}).segments_of(frozen_head) == (1,)  # type: ignore
+    with pytest.raises(OptionError, match='only in 0, 1; use "all"'):
+        from_table(SMALLEST | {"active_segments": "head"}).segments_of(frozen_head)  # type: ignore
+
+
+class LayoutOnly:
+    """What `segments_of` reads of a bundle."""
+
+    def __init__(self, layout: Layout, segments: int) -> None:
+        self.layout = layout
+        self.manifest = bundle_pb2.Manifest(chain=bundle_pb2.Chain(segments=segments))
 
 
 def test_segments_of_a_bundle() -> None:
