@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,8 @@ def _check_rules(manifest: bundle_pb2.Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: {MANIFEST_NAME} has a chain without segments, batch or hidden size; {_AGAIN}"
         )
+    if any(len(f.shape) != 2 or not 1 <= math.prod(f.shape) < 2**31 for f in manifest.adapter.frozen):
+        raise BundleError(f"{where}: {MANIFEST_NAME} has frozen factors without a shape; {_AGAIN}")
     if chain.head_tokens == 0 and len(manifest.task.class_names) < 2:
         raise BundleError(f"{where}: {MANIFEST_NAME} names fewer than two classes; {_AGAIN}")
     if len(text.prefix_ids) + len(text.suffix_ids) + len(text.end_ids) >= text.max_tokens:

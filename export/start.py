@@ -82,45 +82,64 @@ def adapter_entry(
     return entry
 
 
-def initial_adapter(
-    network: Network, seed: int, imported: Imported | None = None
-) -> tuple[Layout, npt.NDArray[np.float32], float]:
-    """The layout with each tensor's grid exponent, the adapter that training starts from, and its rounding.
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes:
+        layout: with each tensor's grid exponent.
+        values: float32 (n,), on the grid.
+        frozen: LoRA-FA's frozen factors by name.
+        change: the most that rounding changed an imported value.
+    """
+
+    layout: Layout
+    values: npt.NDArray[np.float32]
+    frozen: dict[str, npt.NDArray[np.float32]]
+    change: float
+
+
+def initial_adapter(network: Network, seed: int, imported: Imported | None = None) -> Start:
+    """The adapter that training starts from, and its layout.
 
     Every tensor comes from its own stream of the seed: another cut into segments starts from the same values.
     What was imported takes the place of those.
-
-    Returns:
-        layout, values float32 (n,) on the grid, and the most that rounding changed an imported value.
 
     Raises:
         BundleError: what was imported is not of this network.
         OptionError: the adapter kind has nothing to train here.
     """
     start: dict[tuple[int, str], npt.NDArray[np.float32]] = {}
-    fixed: dict[str, npt.NDArray[np.float32]] = {}
+    frozen: dict[str, npt.NDArray[np.float32]] = {}
     for k, shapes in enumerate(network.shapes):
         part = network.segment(k) if k < network.segments else network.head
-        fixed |= {m.name_a: m.factor.numpy() for m in part.modules() if isinstance(m, LoraFALinear)}
+        frozen |= {m.name_a: m.factor.numpy() for m in part.modules() if isinstance(m, LoraFALinear)}
         for name in shapes:
             stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
             start[k, name] = initial_value(part, name, np.random.default_rng([seed, stream]))
     if not start:
         raise OptionError("--adapter: with this task, this kind has nothing to train; choose another")
-    shapes = {name: values.shape for (_, name), values in start.items()}
-    given = {} if imported is None else imported.fitted(shapes, fixed)
-    start = {(k, name): given.get(name, value) for (k, name), value in start.items()}
+    given: dict[str, npt.NDArray[np.float32]] = {}
+    if imported is not None:
+        given = imported.fitted({name: values.shape for (_, name), values in start.items()}, frozen)
+    layout, values = _on_grid({(k, name): given.get(name, value) for (k, name), value in start.items()})
+    moved = [values[t.span] - given[t.name].reshape(-1) for t in layout.tensors if t.name in given]
+    change = max((float(np.abs(move).max(initial=0.0)) for move in moved), default=0.0)
+    return Start(layout, values, frozen, change)
+
+
+def _on_grid(
+    start: dict[tuple[int, str], npt.NDArray[np.float32]],
+) -> tuple[Layout, npt.NDArray[np.float32]]:
+    """The layout of (segment, name) → values, each tensor with its grid exponent, and the values rounded."""
     layout = Layout.build(
         (name, segment, values.shape, choose_exponent(float(np.abs(values).max(initial=0.0))))
         for (segment, name), values in start.items()
     )
-    vector, change = np.empty(layout.parameters, np.float32), 0.0
+    vector = np.empty(layout.parameters, np.float32)
     for tensor in layout.tensors:
-        values = start[tensor.segment, tensor.name].reshape(-1)
-        vector[tensor.span] = round_to_grid(values, tensor.exponent)
-        if tensor.name in given and tensor.count:
-            change = max(change, float(np.abs(vector[tensor.span] - values).max()))
-    return layout, vector, change
+        vector[tensor.span] = round_to_grid(start[tensor.segment, tensor.name].reshape(-1), tensor.exponent)
+    return layout, vector
 
 
 def _at_least_one(value: int, option: str) -> None:

@@ -78,15 +78,18 @@ def write_bundle(
     manifest.text.max_tokens = network.max_tokens
     if options.adapter != "head" and not any(network.shapes[:-1]):
         raise OptionError(f"--adapter {options.adapter}: it trains nothing that this model's blocks have")
-    layout, values, change = initial_adapter(network, options.seed, imported)
+    start = initial_adapter(network, options.seed, imported)
     if imported is not None:
-        note(f"{imported.path}: rounded to the grid once, largest change {change:.3g}")
+        note(f"{imported.path}: rounded to the grid once, largest change {start.change:.3g}")
+    for name, factor in start.frozen.items():
+        manifest.adapter.frozen.add(name=name, shape=factor.shape)
+    layout = start.layout
     _fill_layout(manifest, layout)
     lowered = lower(network, layout, options.batch_examples, progress)
     _fill_chain(manifest, network, lowered, options.batch_examples)
     manifest.created_by = ", ".join(_versions())
     progress("writing the bundle")
-    tensors = {t.name: values[t.span].reshape(t.shape) for t in layout.tensors}
+    tensors = {t.name: start.values[t.span].reshape(t.shape) for t in layout.tensors}
     parts = {
         "program": ("program.pte", lowered.program),
         "adapter": ("adapter.safetensors", save(tensors)),

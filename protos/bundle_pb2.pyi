@@ -227,6 +227,7 @@ class AdapterKind(_message.Message):
     BOTTLENECK_SIZE_FIELD_NUMBER: _builtins.int
     PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """"lora" | "lora_fa" | "bottleneck" | "bitfit" | "prefix" | "head" | "full" """
     r: _builtins.int
@@ -241,6 +242,10 @@ class AdapterKind(_message.Message):
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """e.g. "query", "value": of lora, lora_fa and bottleneck"""
 
+    @_builtins.property
+    def frozen(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrozenFactor]:
+        """lora_fa's A, which lie in the program: PEFT's names and shapes"""
+
     def __init__(
         self,
         *,
@@ -251,14 +256,40 @@ class AdapterKind(_message.Message):
         bottleneck_size: _builtins.int = ...,
         prefix_tokens: _builtins.int = ...,
         seed: _builtins.int = ...,
+        frozen: _abc.Iterable[Global___FrozenFactor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottleneck_size", b"bottleneck_size", "kind", b"kind", "lora_alpha", b"lora_alpha", "prefix_tokens", b"prefix_tokens", "r", b"r", "seed", b"seed", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottleneck_size", b"bottleneck_size", "frozen", b"frozen", "kind", b"kind", "lora_alpha", b"lora_alpha", "prefix_tokens", b"prefix_tokens", "r", b"r", "seed", b"seed", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdapterKind: _TypeAlias = AdapterKind  # noqa: Y015
+
+@_typing.final
+class FrozenFactor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """(r, in)"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrozenFactor: _TypeAlias = FrozenFactor  # noqa: Y015
 
 @_typing.final
 class TaskKind(_message.Message):
