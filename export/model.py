@@ -35,7 +35,7 @@ from export.adapters import Adapter
 from export.adapters.kinds import adapter_kind
 from export.embedding import Embed
 from export.families import PREFIXES, Family, Modules, Rules, family_of, language_root
-from export.segments import Head, Segment, cut
+from export.segments import Auxiliary, Head, Segment, cut
 from export.source import Source, Weights, locate
 from export.tasks import Task
 from export.tasks.language_head import LanguageHead
@@ -115,6 +115,11 @@ class Network:
     def segment(self, k: int) -> Segment:
         """The method `segment_k` as a module."""
         return self._segment(self._family, k)
+
+    def auxiliary(self, k: int) -> Auxiliary | None:
+        """The method `auxiliary_k` as a module; None where the adapter kind has no such branch."""
+        branch = Auxiliary(self.segment(k))
+        return branch if branch.parts else None
 
     def _head(self, family: Family) -> Head:
         return Head(self._task(family), None if family.project is None else family.project())

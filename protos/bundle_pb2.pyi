@@ -128,14 +128,11 @@ class Fidelity(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
-    FORWARD_MS_FIELD_NUMBER: _builtins.int
     directions: _builtins.int
     examples: _builtins.int
     """of the batch"""
     epsilon: _builtins.float
     """of the point whose smaller correlation is the largest"""
-    forward_ms: _builtins.float
-    """one forward of the batch on the exporting machine, one thread"""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___FidelityPoint]:
         """in ascending order of epsilon"""
@@ -147,11 +144,10 @@ class Fidelity(_message.Message):
         examples: _builtins.int = ...,
         epsilon: _builtins.float = ...,
         points: _abc.Iterable[Global___FidelityPoint] | None = ...,
-        forward_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "epsilon", b"epsilon", "examples", b"examples", "forward_ms", b"forward_ms", "points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "epsilon", b"epsilon", "examples", b"examples", "points", b"points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

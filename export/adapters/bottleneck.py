@@ -61,7 +61,10 @@ class BottleneckLinear(AdaptedLinear):
 
     def forward(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
         """x float32 [1, N, in] → float32 [1, N, out]."""
-        h = self.frozen(x)
+        return self.auxiliary(self.frozen(x), adapter)
+
+    def auxiliary(self, h: torch.Tensor, adapter: Tensors) -> torch.Tensor:
+        """The bottleneck alone, without the frozen module: h float32 [1, N, out] → the same shape."""
         low = nn.functional.gelu(self._product(h, adapter, self.down) + adapter[self.down_bias])
         return h + self._product(low, adapter, self.up) + adapter[self.up_bias]
 
