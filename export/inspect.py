@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from device_runtime.bundle import Bundle, manifest_json
 from export.outside import reason
+from protos import bundle_pb2
 
 # A layout of so few tensors is shown without being asked for.
 FEW_TENSORS = 16
@@ -61,8 +62,16 @@ def describe(bundle: Bundle, layout: bool) -> list[str]:
     """The bundle as lines for a terminal; `layout` for every adapter tensor."""
     return [
         *_summary(bundle), "", *_parts(bundle), "", *_methods(bundle), "",
-        *_outside(bundle), "", *_adapter(bundle), *(["", *_tensors(bundle)] if layout else []),
+        *_outside(bundle), "", *_fidelity(bundle), "", *_adapter(bundle),
+        *(["", *_tensors(bundle)] if layout else []),
     ]  # fmt: skip
+
+
+def chain_methods(bundle: Bundle) -> list[bundle_pb2.MethodEntry]:
+    """What one forward runs, in order: embed, segments, head; methods beside the chain are left out."""
+    names = ["embed", *(f"segment_{k}" for k in range(bundle.manifest.chain.segments)), "head"]
+    by_name = {method.name: method for method in bundle.manifest.chain.methods}
+    return [by_name[name] for name in names if name in by_name]
 
 
 def settings(entry: Message) -> str:
@@ -127,7 +136,7 @@ def _methods(bundle: Bundle) -> list[str]:
             amount(method.planned_bytes, "B"),
         )
         lines.append(f"{method.name:<12}" + "".join(f"{value!s:>11}" for value in (*counts, *sizes)))
-    flops = sum(method.flops for method in chain.methods)
+    flops = sum(method.flops for method in chain_methods(bundle))
     planned = max((method.planned_bytes for method in chain.methods), default=0)
     tokens = f"{chain.batch_examples} x {bundle.manifest.text.max_tokens} tokens"
     if flops:
@@ -147,6 +156,23 @@ def _outside(bundle: Bundle) -> list[str]:
     width = max(len(row["operator"]) for row in rows) + 2
     lines = [f"{'method':<12}{'outside XNNPACK':<{width}}why"]
     return [*lines, *(f"{row['method']:<12}{row['operator']:<{width}}{row['reason']}" for row in rows)]
+
+
+def _fidelity(bundle: Bundle) -> list[str]:
+    if not bundle.manifest.HasField("fidelity"):
+        return ["fidelity: not measured"]
+    measured = bundle.manifest.fidelity
+    lines = [
+        f"correlation of projected gradients with the fp32 model's directional derivatives, "
+        f"{measured.directions} directions, {measured.examples} examples",
+        f"{'epsilon':>10}{'initial':>10}{'moved':>10}",
+    ]
+    for point in measured.points:
+        best = "  <- least error" if point.epsilon == measured.epsilon else ""
+        lines.append(
+            f"{point.epsilon:>10.2g}{point.initial_correlation:>10.4f}{point.moved_correlation:>10.4f}{best}"
+        )
+    return lines
 
 
 def _adapter(bundle: Bundle) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
 from device_runtime.bundle import Bundle
-from export.inspect import amount, outside, settings
+from export.inspect import amount, chain_methods, outside, settings
 from protos import bundle_pb2
 
 MARGIN, BOX_WIDTH, GAP, ROW_GAP = 24, 176, 34, 34
@@ -41,9 +41,9 @@ def draw(bundle: Bundle) -> str:
 
     The bar at a box's foot is its share of a forward's FLOPs, relative to the method with most.
     """
-    methods = list(bundle.manifest.chain.methods)
+    methods = chain_methods(bundle)
     columns = _columns(len(methods))
-    boxes = [_lines(bundle, method) for method in methods]
+    boxes = [_lines(bundle, methods, i) for i in range(len(methods))]
     height = TOP + LINE * max(len(lines) for lines in boxes) + 2 * BAR + 8
     width = max(2 * MARGIN + columns * (BOX_WIDTH + GAP) - GAP, 700)
     most = max((method.flops for method in methods), default=0) or 1
@@ -87,7 +87,7 @@ def _opening(bundle: Bundle, width: int, height: int) -> Iterator[str]:
 
 def _header(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
-    chain, methods = manifest.chain, manifest.chain.methods
+    chain, methods = manifest.chain, chain_methods(bundle)
     program = amount(manifest.files["program"].size_bytes, "B")
     lines = [
         f"{_cut(settings(manifest.task), 40)} · {_cut(settings(manifest.adapter), 70)}",
@@ -107,11 +107,9 @@ def _trains(bundle: Bundle, index: int) -> bool:
     return index > 0 and bool(bundle.layout.segment_tensors(index - 1))
 
 
-def _lines(bundle: Bundle, method: bundle_pb2.MethodEntry) -> list[tuple[str, str]]:
+def _lines(bundle: Bundle, methods: list[bundle_pb2.MethodEntry], index: int) -> list[tuple[str, str]]:
     """(style, text) of a box below its name."""
-    methods = list(bundle.manifest.chain.methods)
-    index = [entry.name for entry in methods].index(method.name)
-    lines = []
+    method, lines = methods[index], []
     if method.blocks:
         first = sum(entry.blocks for entry in methods[:index])
         last = first + method.blocks - 1
@@ -160,6 +158,9 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], height: int) -> str:
 def _foot(bundle: Bundle) -> list[str]:
     """The operators outside XNNPACK, by method, a few on a line."""
     lines = ["Bars: FLOPs beside the method with most. Blue boxes hold a part of the adapter."]
+    beside = len(bundle.manifest.chain.methods) - len(chain_methods(bundle))
+    if beside:
+        lines.append(f"Not drawn: {beside} methods beside the chain; `cooperllm inspect` lists them.")
     by_method: dict[str, list[str]] = {}
     for row in outside(bundle):
         by_method.setdefault(row["method"], []).append(row["operator"].split("::")[-1].split(".")[0])
