@@ -19,7 +19,7 @@ from export.lowering import Lowered, Progress, lower
 from export.model import Network, network_of
 from export.peft_import import read_adapter
 from export.source import DEFAULT_MODEL, Source, locate
-from export.start import AdapterOptions, adapter_entry, initial_adapter
+from export.start import AdapterOptions, Start, adapter_entry, initial_adapter
 from export.tasks.entry import TaskOptions, fill_task
 from export.text import SourceTokenizer
 from protos import bundle_pb2
@@ -63,9 +63,32 @@ def write_bundle(
     """
     folder = Path(folder)
     _check(options, folder)
-    source = locate(options.model, options.revision)
     progress("reading the weights")
+    manifest, network, start, tokenizer = describe(options, note)
+    lowered = lower(network, start.layout, options.batch_examples, progress)
+    _fill_chain(manifest, network, lowered, options.batch_examples)
+    progress("writing the bundle")
+    tensors = {t.name: start.values[t.span].reshape(t.shape) for t in start.layout.tensors}
+    parts = {
+        "program": ("program.pte", lowered.program),
+        "adapter": ("adapter.safetensors", save(tensors)),
+        "tokenizer": ("tokenizer.json", tokenizer.file()),
+    }
+    return _place(folder, manifest, parts)
+
+
+def describe(
+    options: Options, note: Progress = lambda line: None
+) -> tuple[bundle_pb2.Manifest, Network, Start, SourceTokenizer]:
+    """Everything about a bundle but its program: the manifest without chain and files, and what it describes.
+
+    Raises:
+        OptionError: an option makes no sense.
+        BundleError: the model cannot be exported; the message says why.
+    """
+    source = locate(options.model, options.revision)
     manifest = bundle_pb2.Manifest(format_version=FORMAT_VERSION, precision=options.precision)
+    manifest.created_by = ", ".join(_versions())
     manifest.source.CopyFrom(_source_entry(source))
     manifest.family = str(source.config.get("model_type", ""))
     tokenizer = SourceTokenizer.of(source)
@@ -83,19 +106,8 @@ def write_bundle(
         note(f"{imported.path}: rounded to the grid once, largest change {start.change:.3g}")
     for name, factor in start.frozen.items():
         manifest.adapter.frozen.add(name=name, shape=factor.shape)
-    layout = start.layout
-    _fill_layout(manifest, layout)
-    lowered = lower(network, layout, options.batch_examples, progress)
-    _fill_chain(manifest, network, lowered, options.batch_examples)
-    manifest.created_by = ", ".join(_versions())
-    progress("writing the bundle")
-    tensors = {t.name: start.values[t.span].reshape(t.shape) for t in layout.tensors}
-    parts = {
-        "program": ("program.pte", lowered.program),
-        "adapter": ("adapter.safetensors", save(tensors)),
-        "tokenizer": ("tokenizer.json", tokenizer.file()),
-    }
-    return _place(folder, manifest, parts)
+    _fill_layout(manifest, start.layout)
+    return manifest, network, start, tokenizer
 
 
 def _check(options: Options, folder: Path) -> None:
