@@ -45,6 +45,7 @@ def default_bundle() -> Path:
         print(f"exporting the default bundle to {folder}", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cooperllm", "export", "--classes", CLASSES, "--out", str(folder)]
+        command += ["--precision", "fp32", "--fidelity-directions", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 

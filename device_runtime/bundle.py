@@ -204,6 +204,12 @@ def _check_rules(manifest: bundle_pb2.Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: {MANIFEST_NAME} has a chain without segments, batch or hidden size; {_AGAIN}"
         )
+    if manifest.precision not in PRECISIONS:
+        raise BundleError(f"{where}: {MANIFEST_NAME} names no precision that there is; {_AGAIN}")
+    points = [(p.epsilon, p.initial_correlation, p.moved_correlation) for p in manifest.fidelity.points]
+    sound = all(e > 0.0 and math.isfinite(e) and -1.0 <= a <= 1.0 and -1.0 <= b <= 1.0 for e, a, b in points)
+    if not sound or (points and manifest.fidelity.epsilon not in [e for e, _, _ in points]):
+        raise BundleError(f"{where}: {MANIFEST_NAME} has a fidelity that makes no sense; {_AGAIN}")
     if any(len(f.shape) != 2 or not 1 <= math.prod(f.shape) < 2**31 for f in manifest.adapter.frozen):
         raise BundleError(f"{where}: {MANIFEST_NAME} has frozen factors without a shape; {_AGAIN}")
     if chain.head_tokens == 0 and len(manifest.task.class_names) < 2:

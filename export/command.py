@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.resources import files
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="a batch's length is rounded up to it (default: 8)",
     )
+    add(
+        "--precision",
+        choices=("auto", "fp32", "int8", "int4"),
+        default="auto",
+        help="of the frozen weights; auto: the fastest whose projected gradients are true (default: auto)",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="examples on which that is measured (default: embedded requests to a phone)",
+    )
+    add(
+        "--fidelity-directions",
+        type=int,
+        default=64,
+        metavar="N",
+        help="directions on which it is measured; 0 for not at all (default: 64)",
+    )
     add("--seed", type=int, default=0, help="of the adapter's initial values (default: 0)")
 
 
@@ -96,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         pad_to_multiple_tokens=args.pad_to_multiple_tokens,
         seed=args.seed,
+        precision=args.precision,
+        calibration=args.calibration or Path(str(files("cooperllm") / "data" / "public.tsv")),
+        fidelity_directions=args.fidelity_directions,
     )
     steps = _Steps()
     notes: list[str] = []

@@ -57,7 +57,7 @@ def lower(
         for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
             progress(f"lowering {name} ({network.segments} segments)")
             with quantised(module, precision):
-                # Not strict: these modules have no control flow that dynamo would have to find, and it is slow.
+                # Not strict: no control flow here that dynamo would have to find, and it is slow.
                 exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
                 costs[name] = flops(exported)
                 programs[name] = _to_xnnpack(name, exported)
@@ -122,7 +122,7 @@ def _to_xnnpack(name: str, exported: Any) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-    class Partitioner(XnnpackPartitioner):
+    class Partitioner(XnnpackPartitioner):  # type: ignore[misc]
         """Keeps every operator that XNNPACK has whole; asking of each node first takes two more passes."""
 
         def ops_to_not_decompose(self, ep: Any) -> Any:

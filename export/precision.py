@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ class WordTable(nn.Module):
         import executorch.kernels.quantized  # noqa: F401
 
         self.packed = precision == "int4" and words.shape[1] % GROUP == 0
-        pieces = [_rounded(rows, self.packed) for rows in words.split(ROWS)]
+        pieces = [_rounded(rows, self.packed) for rows in torch.split(words, ROWS)]
         self.values: torch.Tensor
         self.scales: torch.Tensor
         self.register_buffer("values", torch.cat([values for values, _ in pieces]))
@@ -100,7 +101,8 @@ def _matrix(weight: torch.Tensor, precision: str) -> torch.Tensor:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if precision == "int4" and weight.shape[1] % GROUP == 0:
-        config = Int8DynamicActivationIntxWeightConfig(torch.int4, PerGroup(GROUP))
+        four_bits: Any = getattr(torch, "int4")  # noqa: B009 - torch's stubs do not know it
+        config = Int8DynamicActivationIntxWeightConfig(four_bits, PerGroup(GROUP))
     else:
         config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
     quantize_(linear, config)
@@ -108,7 +110,7 @@ def _matrix(weight: torch.Tensor, precision: str) -> torch.Tensor:
 
 
 def _rounded(rows: torch.Tensor, packed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric rounding, half to even: (int8 [R,E], float32 [R]), or packed (uint8 [R,E/2], float32 [R,E/32]).
+    """Rounds symmetrically, half to even: int8 [R,E], float32 [R]; packed: uint8 [R,E/2], float32 [R,E/32].
 
     Two values of 4 bits lie in a byte, each plus 8, the even column in the upper half.
     """

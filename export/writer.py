@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from safetensors.numpy import save
 
-from device_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, Bundle, manifest_json
+from device_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, Bundle, file_sha256, manifest_json
 from device_runtime.errors import BundleError, OptionError
 from device_runtime.zo.layout import Layout
+from export.fidelity import Reference, calibration_examples
 from export.lowering import Lowered, Progress, lower
-from export.model import Network, network_of
+from export.model import Model, Network, network_of
 from export.peft_import import read_adapter
+from export.precision import check_precision
 from export.source import DEFAULT_MODEL, Source, locate
 from export.start import AdapterOptions, Start, adapter_entry, initial_adapter
 from export.tasks.entry import TaskOptions, fill_task
 from export.text import SourceTokenizer
+from export.trials import AUTO, chosen
 from protos import bundle_pb2
+
+Parts = dict[str, tuple[str, bytes | Path]]  # of a bundle: its file's name, and the bytes or a file to move
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,9 @@ class Options(AdapterOptions):
     batch_examples: int = 8
     max_tokens: int = 128
     pad_to_multiple_tokens: int = 8
-    precision: str = field(default="fp32")
+    precision: str = "fp32"
+    calibration: Path | None = None
+    fidelity_directions: int = 0
 
 
 def write_bundle(
@@ -65,16 +71,39 @@ def write_bundle(
     _check(options, folder)
     progress("reading the weights")
     manifest, network, start, tokenizer = describe(options, note)
-    lowered = lower(network, start.layout, options.batch_examples, progress)
-    _fill_chain(manifest, network, lowered, options.batch_examples)
-    progress("writing the bundle")
     tensors = {t.name: start.values[t.span].reshape(t.shape) for t in start.layout.tensors}
-    parts = {
-        "program": ("program.pte", lowered.program),
+    parts: Parts = {
         "adapter": ("adapter.safetensors", save(tensors)),
         "tokenizer": ("tokenizer.json", tokenizer.file()),
     }
-    return _place(folder, manifest, parts)
+
+    def attempt(precision: str, target: Path) -> Bundle:
+        lowered = lower(network, start.layout, options.batch_examples, progress, precision)
+        manifest.precision = precision
+        _fill_chain(manifest, network, lowered, options.batch_examples)
+        progress("writing the bundle")
+        return _place(target, manifest, {"program": ("program.pte", lowered.program), **parts})
+
+    if options.calibration is None or not options.fidelity_directions:
+        return attempt(options.precision, folder)
+    if not options.class_names:
+        note("fidelity: not measured, the task has no classes")
+        return attempt("fp32" if options.precision == AUTO else options.precision, folder)
+    examples = calibration_examples(options.calibration, options.class_names, options.batch_examples)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+        trial = chosen(
+            options.precision,
+            lambda name: attempt(name, Path(work) / name),
+            lambda bundle: Reference(
+                Model(network, start.layout), bundle, examples, options.fidelity_directions
+            ),
+            progress,
+            note,
+        )
+        manifest.CopyFrom(trial.bundle.manifest)
+        manifest.fidelity.CopyFrom(trial.fidelity)
+        return _place(folder, manifest, {"program": ("program.pte", trial.bundle.program_path), **parts})
 
 
 def describe(
@@ -111,8 +140,11 @@ def describe(
 
 
 def _check(options: Options, folder: Path) -> None:
-    if options.precision != "fp32":
-        raise OptionError(f"precision {options.precision!r} is not supported; supported: fp32")
+    if options.fidelity_directions < 0 or options.fidelity_directions == 1:
+        raise OptionError("--fidelity-directions must be 0, for no measurement, or at least 2")
+    measured = options.calibration is not None and options.fidelity_directions > 0
+    if options.precision != AUTO or not measured:
+        check_precision(options.precision)
     if options.batch_examples < 1 or options.pad_to_multiple_tokens < 1:
         raise OptionError("--batch-examples and --pad-to-multiple-tokens must be at least 1")
     if options.max_tokens < 8 or options.max_tokens % options.pad_to_multiple_tokens:
@@ -165,17 +197,19 @@ def _versions() -> list[str]:
     return [f"cooperllm {own}", *(f"{name} {metadata.version(name)}" for name in ("executorch", "torch"))]
 
 
-def _place(folder: Path, manifest: bundle_pb2.Manifest, parts: dict[str, tuple[str, bytes]]) -> Bundle:
+def _place(folder: Path, manifest: bundle_pb2.Manifest, parts: Parts) -> Bundle:
     """Writes everything beside the target, makes it durable, renames it, and opens it as any reader would."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for part, (name, data) in parts.items():
-            entry = bundle_pb2.FileEntry(
-                name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
-            )
+            path = temporary / name
+            if isinstance(data, Path):
+                data.rename(path)
+            else:
+                _write(path, data)
+            entry = bundle_pb2.FileEntry(name=name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
             manifest.files[part].CopyFrom(entry)
-            _write(temporary / name, data)
         _write(temporary / MANIFEST_NAME, manifest_json(manifest))
         temporary.chmod(0o755)
         _sync_folder(temporary)

@@ -36,7 +36,9 @@ def export_arguments(model: str, class_names: Sequence[str], max_tokens: int = M
         if "," in name:
             raise InputError(f'the class "{name}" has a comma in its name; rename it in the data')
     chosen = ["--model", model] if model else []
-    return [*chosen, "--classes", ",".join(class_names), "--max-tokens", str(max_tokens)]
+    # float32, not measured: a simulation's devices have the memory, and its first run should not wait.
+    precision = ["--precision", "fp32", "--fidelity-directions", "0"]
+    return [*chosen, "--classes", ",".join(class_names), "--max-tokens", str(max_tokens), *precision]
 
 
 def exported_bundle(model: str, class_names: Sequence[str]) -> tuple[Path, bool]:
