@@ -59,7 +59,7 @@ def bundle_of(name: str, precision: str, anew: bool = False) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cooperllm", "export", "--model", str(source), "--classes", CLASSES]
         command += ["--target-modules", TARGETS[name], "--pooling", "mean", "--out", str(folder)]
-        command += [] if precision == "fp32" else ["--precision", precision]
+        command += ["--precision", precision, "--fidelity-directions", "0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
