@@ -14,7 +14,8 @@ class Batch:
     """A padded batch of exactly `batch_examples` rows; rows of weight 0 are padding and count nothing.
 
     Shapes: input_ids and attention_mask (B, T) int64, labels (B,) int64, weights (B,) float64, all
-    contiguous. T is a length that the program takes. The arrays are kept, not copied: do not change them
+    contiguous. Where the targets are tokens, labels are (B, T): at a token the one that it should predict,
+    -100 for none. T is a length that the program takes. The arrays are kept, not copied: do not change them
     while a call runs. With `hidden`, (B, T, hidden size) float32, the chain is entered at `first_segment`:
     what comes before it is not run and must not be perturbed.
     """
@@ -107,8 +108,13 @@ class Core:
         max_tokens: int,
         hidden_size: int,
         threads: int = 1,
+        head_tokens: int = 0,
+        vocabulary: int = 0,
     ) -> None:
         """Map the program and check every method against the layout.
+
+        Where the targets are tokens, `head_tokens` says how many of them the program's head takes at once,
+        and `vocabulary` of how many tokens they may be.
 
         `layout` rows are (segment, offset, count, grid exponent, shape), ordered by offset; segments 0..K-1
         are the blocks, K = `segments` is the head. The adapter starts as zeros.
@@ -122,7 +128,7 @@ class Core:
         """The n parameters that the program reads: a view, not a copy. Keep values on the grid."""
     @property
     def classes(self) -> int:
-        """C, the width of the head's logits."""
+        """C, the width of the head's logits; 0 where the targets are tokens."""
     @property
     def counters(self) -> Counters:
         """A copy of the counters."""
@@ -168,12 +174,14 @@ class Core:
         caller reports it.
         """
     def evaluate(self, batches: Sequence[Batch]) -> tuple[float, float, int]:
-        """Return (sum of weight * loss, sum of weight * count, correct rows of non-zero weight).
+        """Return (sum of weight * loss, sum of weight * count, correct targets in rows of non-zero weight).
 
         Raises CoreError: LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
         """
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits. Shapes: (B, C) float32. Raises what `evaluate` does."""
+        """Return the logits. Shapes: (B, C) float32. Raises what `evaluate` does, BAD_ARGUMENT where the
+        targets are tokens.
+        """
     def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
         """Return the hidden state that enters a segment (K: the head), for a later `Batch.hidden`.
 

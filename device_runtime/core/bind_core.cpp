@@ -43,7 +43,7 @@ const char* name_of(zo_status status) {
 }
 
 void bind_values(nb::module_& m) {
-  nb::class_<PyBatch>(m, "Batch", "A padded batch: int64 ids and mask [B, T], int64 labels [B], float64 weights [B].")
+  nb::class_<PyBatch>(m, "Batch", "A padded batch: int64 ids and mask [B, T], int64 labels [B] or [B, T], float64 weights [B].")
       .def(
           "__init__",
           [](PyBatch* self, Int64s2 input_ids, Int64s2 attention_mask, Int64s labels, Doubles weights,
@@ -102,9 +102,9 @@ void bind_planner(nb::module_& m) {
 void bind_class(nb::module_& m) {
   nb::class_<PyCore>(m, "Core", "One program, one adapter in memory, and the local update over them.")
       .def(nb::init<const std::string&, const std::vector<LayoutEntry>&, uint32_t, uint32_t, uint32_t, uint32_t,
-                    unsigned>(),
+                    unsigned, uint32_t, uint32_t>(),
            "program_path"_a, "layout"_a, "segments"_a, "batch_examples"_a, "max_tokens"_a, "hidden_size"_a,
-           "threads"_a = 1)
+           "threads"_a = 1, "head_tokens"_a = 0, "vocabulary"_a = 0)
       .def_prop_ro("adapter", [](nb::handle self) { return nb::cast<PyCore&>(self).adapter(self); })
       .def_prop_ro("classes", &PyCore::classes)
       .def_prop_ro("counters", &PyCore::counters)

@@ -33,8 +33,9 @@ zo_status Chain::load(Program* program, const ChainShape& shape, const std::vect
                       std::string* message) {
   program_ = program;
   shape_ = shape;
-  if (shape.batch_examples == 0 || shape.max_tokens == 0 || shape.hidden_size == 0) {
-    *message = "batch_examples, max_tokens and hidden_size must be at least 1";
+  if (shape.batch_examples == 0 || shape.max_tokens == 0 || shape.hidden_size == 0 ||
+      (shape.head_tokens > 0 && shape.vocabulary == 0)) {
+    *message = "batch_examples, max_tokens, hidden_size and a token head's vocabulary must be at least 1";
     return ZO_BAD_ARGUMENT;
   }
   zo_status status = index_layout(layout, message);
@@ -44,7 +45,11 @@ zo_status Chain::load(Program* program, const ChainShape& shape, const std::vect
   ids_.reserve(cells * sizeof(int64_t));
   mask_int_.reserve(cells * sizeof(int64_t));
   mask_float_.reserve(cells * sizeof(float));
-  labels_.reserve(shape.batch_examples * sizeof(int64_t));
+  labels_.reserve((shape.head_tokens > 0 ? cells : shape.batch_examples) * sizeof(int64_t));
+  for (std::vector<double>* sums : {&loss_, &count_, &correct_}) sums->assign(shape.batch_examples, 0.0);
+  token_hidden_.reserve(size_t{shape.head_tokens} * shape.hidden_size * sizeof(float));
+  token_targets_.reserve(shape.head_tokens * sizeof(int64_t));
+  token_rows_.assign(shape.head_tokens, 0);
   status = load_methods(message);
   if (status != ZO_OK) return status;
   reset_counters();
@@ -113,7 +118,6 @@ zo_status Chain::load_embed(std::string* message) {
 }
 
 zo_status Chain::load_methods(std::string* message) {
-  const uint32_t b = shape_.batch_examples, t = shape_.max_tokens;
   zo_status status = load_embed(message);
   if (status != ZO_OK) return status;
   for (uint32_t k = 0; k < shape_.segments; ++k) {
@@ -127,12 +131,23 @@ zo_status Chain::load_methods(std::string* message) {
     status = check_method(segment_methods_.back(), name.c_str(), segment_inputs_.back(), {hidden_}, message);
     if (status != ZO_OK) return status;
   }
+  return load_head(message);
+}
 
+zo_status Chain::load_head(std::string* message) {
+  const uint32_t b = shape_.batch_examples, t = shape_.max_tokens, n = shape_.head_tokens;
+  zo_status status = open_method("head", &head_, message);
+  if (status != ZO_OK) return status;
+  if (targets_are_tokens()) {
+    head_inputs_ = {tensor(Kind::kFloat32, {n, shape_.hidden_size}, token_hidden_.data()),
+                    tensor(Kind::kInt64, {n}, token_targets_.data())};
+    bind_adapter(shape_.segments, &head_inputs_);
+    const Tensor per_token = tensor(Kind::kFloat32, {n});
+    return check_method(head_, "head", head_inputs_, {per_token, per_token}, message);
+  }
   head_inputs_ = {hidden_, tensor(Kind::kFloat32, {b, t}, mask_float_.data()),
                   tensor(Kind::kInt64, {b}, labels_.data())};
   bind_adapter(shape_.segments, &head_inputs_);
-  status = open_method("head", &head_, message);
-  if (status != ZO_OK) return status;
   Tensor logits;
   if (program_->output_count(head_) == 3) program_->output_meta(head_, 2, &logits);
   classes_ = logits.rank == 2 ? static_cast<uint32_t>(logits.sizes[1]) : 0;
@@ -186,15 +201,16 @@ void Chain::reserve_slots(size_t slots) {
 zo_status Chain::set_batch(const Batch& batch) noexcept {
   if (batch.tokens == 0 || batch.tokens > shape_.max_tokens) return ZO_BAD_ARGUMENT;
   const size_t rows = shape_.batch_examples, cells = rows * batch.tokens;
-  for (size_t i = 0; i < rows; ++i) {
-    if (batch.labels[i] < 0 || batch.labels[i] >= static_cast<int64_t>(classes_)) return ZO_BAD_ARGUMENT;
+  for (size_t i = 0; i < labels(batch); ++i) {
+    if (!is_label(batch.labels[i])) return ZO_BAD_ARGUMENT;
   }
   std::memcpy(ids_.data(), batch.input_ids, cells * sizeof(int64_t));
   std::memcpy(mask_int_.data(), batch.attention_mask, cells * sizeof(int64_t));
-  std::memcpy(labels_.data(), batch.labels, rows * sizeof(int64_t));
+  std::memcpy(labels_.data(), batch.labels, labels(batch) * sizeof(int64_t));
   for (size_t i = 0; i < cells; ++i) mask_float_.as<float>()[i] = static_cast<float>(batch.attention_mask[i]);
   const int32_t tokens = static_cast<int32_t>(batch.tokens);
-  embed_inputs_[0].sizes[1] = embed_inputs_[1].sizes[1] = head_inputs_[1].sizes[1] = tokens;
+  embed_inputs_[0].sizes[1] = embed_inputs_[1].sizes[1] = tokens;
+  if (!targets_are_tokens()) head_inputs_[1].sizes[1] = tokens;
   hidden_.sizes[1] = tokens;
   return ZO_OK;
 }
@@ -244,14 +260,59 @@ zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot)
 }
 
 zo_status Chain::run_head(size_t from_slot, HeadResult* result) noexcept {
+  ++counters.segment_runs[shape_.segments];
+  *result = {loss_.data(), count_.data(), correct_.data(), nullptr};
+  return targets_are_tokens() ? run_token_head(from_slot) : run_label_head(from_slot, result);
+}
+
+zo_status Chain::run_label_head(size_t from_slot, HeadResult* result) noexcept {
   head_inputs_[0] = hidden_;
   head_inputs_[0].data = slots_[from_slot].data();
-  ++counters.segment_runs[shape_.segments];
   const zo_status status = run(head_, head_inputs_, 3);
   if (status != ZO_OK) return status;
-  result->loss = static_cast<const float*>(outputs_[0].data);
-  result->count = static_cast<const float*>(outputs_[1].data);
   result->logits = static_cast<const float*>(outputs_[2].data);
+  for (uint32_t row = 0; row < shape_.batch_examples; ++row) {
+    loss_[row] = static_cast<double>(static_cast<const float*>(outputs_[0].data)[row]);
+    count_[row] = static_cast<double>(static_cast<const float*>(outputs_[1].data)[row]);
+    const float* logits = result->logits + size_t{row} * classes_;
+    uint32_t largest = 0;  // the first of equals
+    for (uint32_t c = 1; c < classes_; ++c) largest = logits[c] > logits[largest] ? c : largest;
+    correct_[row] = static_cast<int64_t>(largest) == labels_.as<int64_t>()[row] ? 1.0 : 0.0;
+  }
+  return ZO_OK;
+}
+
+// Gathers the hidden states of tokens with a target, head_tokens at a time: logits over the vocabulary are never held
+// for more tokens than that, and none are computed for tokens without a target.
+zo_status Chain::run_token_head(size_t from_slot) noexcept {
+  for (std::vector<double>* sums : {&loss_, &count_, &correct_}) std::fill(sums->begin(), sums->end(), 0.0);
+  const size_t tokens = static_cast<size_t>(hidden_.sizes[1]), width = shape_.hidden_size;
+  size_t used = 0;
+  for (size_t cell = 0; cell < shape_.batch_examples * tokens; ++cell) {
+    const int64_t target = labels_.as<int64_t>()[cell];
+    if (target == kNoTarget) continue;
+    std::memcpy(token_hidden_.as<float>() + used * width, hidden(from_slot) + cell * width, width * sizeof(float));
+    token_targets_.as<int64_t>()[used] = target;
+    token_rows_[used] = static_cast<uint32_t>(cell / tokens);
+    if (++used < shape_.head_tokens) continue;
+    const zo_status status = run_tokens(used);
+    if (status != ZO_OK) return status;
+    used = 0;
+  }
+  return used > 0 ? run_tokens(used) : ZO_OK;
+}
+
+zo_status Chain::run_tokens(size_t used) noexcept {
+  const size_t rest = shape_.head_tokens - used, width = shape_.hidden_size;
+  std::memset(token_hidden_.as<float>() + used * width, 0, rest * width * sizeof(float));
+  std::memset(token_targets_.as<int64_t>() + used, 0, rest * sizeof(int64_t));
+  const zo_status status = run(head_, head_inputs_, 2);
+  if (status != ZO_OK) return status;
+  for (size_t i = 0; i < used; ++i) {
+    loss_[token_rows_[i]] += static_cast<double>(static_cast<const float*>(outputs_[0].data)[i]);
+    correct_[token_rows_[i]] += static_cast<double>(static_cast<const float*>(outputs_[1].data)[i]);
+    count_[token_rows_[i]] += 1.0;
+  }
   return ZO_OK;
 }
 

@@ -30,25 +30,33 @@ struct ChainShape {
   uint32_t batch_examples;
   uint32_t max_tokens;
   uint32_t hidden_size;
+  // Where the targets are tokens: how many of them one run of `head` takes, and of how many tokens they may be. 0: each
+  // row has one label, and `head` takes the batch.
+  uint32_t head_tokens = 0;
+  uint32_t vocabulary = 0;
 };
+
+// The label of a token without a target.
+constexpr int64_t kNoTarget = -100;
 
 // A padded batch that the caller owns: `batch_examples` rows of `tokens`. Rows of weight 0 count nothing. Where
 // `hidden` is set, it is what enters `first_segment`: nothing before that segment runs.
 struct Batch {
   const int64_t* input_ids;
   const int64_t* attention_mask;
-  const int64_t* labels;
+  const int64_t* labels;  // one a row, or one a token
   const double* weights;
   uint32_t tokens;
   const float* hidden = nullptr;  // batch_examples * tokens * hidden_size
   uint32_t first_segment = 0;     // 1 .. K where `hidden` is set
 };
 
-// Per example, in the program's arena: valid until the next run.
+// Per example, valid until the next run.
 struct HeadResult {
-  const float* loss;
-  const float* count;
-  const float* logits;
+  const double* loss;
+  const double* count;
+  const double* correct;  // right answers; of one label it is 0 or 1
+  const float* logits;    // in the program's arena; null where the targets are tokens
 };
 
 struct Counters {
@@ -68,7 +76,15 @@ class Chain {
 
   const ChainShape& shape() const noexcept { return shape_; }
   const std::vector<TensorSlice>& layout() const noexcept { return layout_; }
-  uint32_t classes() const noexcept { return classes_; }
+  uint32_t classes() const noexcept { return classes_; }  // 0 where the targets are tokens
+  bool targets_are_tokens() const noexcept { return shape_.head_tokens > 0; }
+  size_t labels(const Batch& batch) const noexcept {
+    return targets_are_tokens() ? size_t{shape_.batch_examples} * batch.tokens : shape_.batch_examples;
+  }
+  bool is_label(int64_t label) const noexcept {
+    if (targets_are_tokens() && label == kNoTarget) return true;
+    return label >= 0 && label < static_cast<int64_t>(targets_are_tokens() ? shape_.vocabulary : classes_);
+  }
   uint64_t parameters() const noexcept { return parameters_; }
   float* adapter() const noexcept { return adapter_.as<float>(); }
 
@@ -99,6 +115,10 @@ class Chain {
   void bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const;
   zo_status run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept;
   zo_status load_embed(std::string* message);
+  zo_status load_head(std::string* message);
+  zo_status run_label_head(size_t from_slot, HeadResult* result) noexcept;
+  zo_status run_token_head(size_t from_slot) noexcept;
+  zo_status run_tokens(size_t used) noexcept;
   zo_status open_method(const std::string& name, int* method, std::string* message);
   zo_status keep_context() noexcept;
   zo_status keep_hidden(size_t to_slot) noexcept;
@@ -117,6 +137,10 @@ class Chain {
   std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
   Buffer adapter_, ids_, mask_int_, mask_float_, labels_;
+  std::vector<double> loss_, count_, correct_;  // of the last run of the head, by row
+  // One run's tokens that have a target: their hidden states, targets and rows.
+  Buffer token_hidden_, token_targets_;
+  std::vector<uint32_t> token_rows_;
   std::vector<Buffer> context_;  // what `embed` gives besides the hidden states, the same for every segment
   std::vector<Buffer> slots_;
   Tensor hidden_;  // shapes at the batch's length

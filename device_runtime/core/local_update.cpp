@@ -134,10 +134,10 @@ zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* resul
         for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
           const double weight = batch.weights[row];
           if (weight == 0.0) continue;  // padding: whatever stands there, NaN included, counts nothing
-          const double loss = static_cast<double>(rows.loss[row]);
+          const double loss = rows.loss[row];
           if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
           result->loss_sum[evaluation] += weight * loss;
-          result->count[evaluation] += weight * static_cast<double>(rows.count[row]);
+          result->count[evaluation] += weight * rows.count[row];
         }
       }
     }
@@ -241,14 +241,11 @@ zo_status LocalUpdate::evaluate(const std::vector<Batch>& batches, Evaluation* r
     for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
       const double weight = batches[b].weights[row];
       if (weight == 0.0) continue;
-      const double loss = static_cast<double>(rows.loss[row]);
+      const double loss = rows.loss[row];
       if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
       result->loss_sum += weight * loss;
-      result->count += weight * static_cast<double>(rows.count[row]);
-      const float* logits = rows.logits + size_t{row} * chain_.classes();
-      uint32_t largest = 0;
-      for (uint32_t c = 1; c < chain_.classes(); ++c) largest = logits[c] > logits[largest] ? c : largest;
-      result->correct += static_cast<int64_t>(largest) == batches[b].labels[row] ? 1 : 0;
+      result->count += weight * rows.count[row];
+      result->correct += static_cast<uint64_t>(rows.correct[row]);
     }
   }
   return status;
@@ -259,6 +256,9 @@ zo_status LocalUpdate::logits(const Batch& batch, float* out) {
   message_.clear();
   HeadResult rows;
   zo_status status = check_batches({batch});
+  if (status == ZO_OK && chain_.targets_are_tokens()) {
+    status = fail(ZO_BAD_ARGUMENT, "a language model's head gives losses, not logits");
+  }
   if (status == ZO_OK) status = run_head(batch, &rows);
   if (status != ZO_OK) return status;
   std::copy_n(rows.logits, size_t{chain_.shape().batch_examples} * chain_.classes(), out);

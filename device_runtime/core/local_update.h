@@ -54,7 +54,7 @@ struct Measurement {
 struct Evaluation {
   double loss_sum = 0.0;
   double count = 0.0;
-  uint64_t correct = 0;  // rows of non-zero weight whose largest logit (the first of equals) is the label's
+  uint64_t correct = 0;  // targets in rows of non-zero weight whose logit is the largest (the first of equals)
 };
 
 // theta' = round_stochastic(theta + sum_j coefficient_j * z'_j + sum_k coefficient_k * u_k) on the active segments.
@@ -112,6 +112,7 @@ class LocalUpdate {
   zo_status label_directions(const std::vector<Direction>& directions, const std::vector<uint32_t>& active_segments);
   zo_status check_segments(const std::vector<uint32_t>& segments);
   zo_status check_batches(const std::vector<Batch>& batches);
+  zo_status check_labels(const Batch& batch, bool* any);
   zo_status check_guides(const std::vector<GuideTerm>& guides);
   zo_status check_directions(const std::vector<Label>& labels);
   zo_status check_entry(const std::vector<Batch>& batches, const std::vector<Label>& labels);

@@ -36,7 +36,7 @@ zo_status LocalUpdate::check_segments(const std::vector<uint32_t>& segments) {
 
 zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
   if (batches.empty()) return fail(ZO_BAD_ARGUMENT, "no batch was given");
-  double weight_sum = 0.0;
+  bool any = false;  // target that counts
   for (const Batch& batch : batches) {
     if (batch.tokens == 0 || batch.tokens > chain_.shape().max_tokens) {
       return fail(ZO_BAD_ARGUMENT, "a batch has " + std::to_string(batch.tokens) +
@@ -53,14 +53,26 @@ zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
       if (!std::isfinite(weight) || weight < 0.0) {
         return fail(ZO_BAD_ARGUMENT, "a row's weight is negative or not finite");
       }
-      if (batch.labels[row] < 0 || batch.labels[row] >= static_cast<int64_t>(chain_.classes())) {
-        return fail(ZO_BAD_ARGUMENT, "label " + std::to_string(batch.labels[row]) + " is outside the " +
-                                         std::to_string(chain_.classes()) + " classes");
-      }
-      weight_sum += weight;
     }
+    const zo_status status = check_labels(batch, &any);
+    if (status != ZO_OK) return status;
   }
-  return weight_sum > 0.0 ? ZO_OK : fail(ZO_BAD_ARGUMENT, "every row has weight 0");
+  if (any) return ZO_OK;
+  return fail(ZO_BAD_ARGUMENT, chain_.targets_are_tokens() ? "no token of a row with a weight has a target"
+                                                          : "every row has weight 0");
+}
+
+zo_status LocalUpdate::check_labels(const Batch& batch, bool* any) {
+  const bool tokens = chain_.targets_are_tokens();
+  for (size_t i = 0; i < chain_.labels(batch); ++i) {
+    if (!chain_.is_label(batch.labels[i])) {
+      const uint32_t count = tokens ? chain_.shape().vocabulary : chain_.classes();
+      return fail(ZO_BAD_ARGUMENT, "label " + std::to_string(batch.labels[i]) + " is outside the " +
+                                       std::to_string(count) + (tokens ? " tokens" : " classes"));
+    }
+    *any = *any || (batch.labels[i] != kNoTarget && batch.weights[tokens ? i / batch.tokens : i] > 0.0);
+  }
+  return ZO_OK;
 }
 
 zo_status LocalUpdate::check_guides(const std::vector<GuideTerm>& guides) {

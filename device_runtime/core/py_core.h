@@ -21,7 +21,7 @@ namespace nb = nanobind;
 [[noreturn]] void raise_core_error(zo_status status, const std::string& detail);
 
 using Int64s2 = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Int64s = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Int64s = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;  // of one or two dimensions
 using Floats3 = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -54,8 +54,9 @@ nb::object new_array(const std::vector<T>& values) {
 class PyCore {
  public:
   PyCore(const std::string& program_path, const std::vector<LayoutEntry>& layout, uint32_t segments,
-         uint32_t batch_examples, uint32_t max_tokens, uint32_t hidden_size, unsigned threads) {
-    const ChainShape shape{segments, batch_examples, max_tokens, hidden_size};
+         uint32_t batch_examples, uint32_t max_tokens, uint32_t hidden_size, unsigned threads, uint32_t head_tokens,
+         uint32_t vocabulary) {
+    const ChainShape shape{segments, batch_examples, max_tokens, hidden_size, head_tokens, vocabulary};
     std::vector<TensorSlice> slices;
     slices.reserve(layout.size());
     for (const auto& [segment, offset, count, exponent, sizes] : layout) {
@@ -214,11 +215,11 @@ class PyCore {
       if (batch == nullptr) raise_core_error(ZO_BAD_ARGUMENT, "a batch is None");
       const size_t tokens = batch->input_ids.shape(1);
       if (batch->input_ids.shape(0) != rows || batch->attention_mask.shape(0) != rows ||
-          batch->attention_mask.shape(1) != tokens || batch->labels.shape(0) != rows ||
-          batch->weights.shape(0) != rows) {
+          batch->attention_mask.shape(1) != tokens || batch->weights.shape(0) != rows) {
         raise_core_error(ZO_BAD_ARGUMENT, "a batch must have exactly " + std::to_string(rows) +
                                               " rows (pad with rows of weight 0) and a mask like its ids");
       }
+      check_labels(batch->labels, tokens);
       const std::optional<Floats3>& hidden = batch->hidden;
       if (hidden && (hidden->shape(0) != rows || hidden->shape(1) != tokens ||
                      hidden->shape(2) != local_.chain().shape().hidden_size)) {
@@ -229,6 +230,16 @@ class PyCore {
                        batch->first_segment});
     }
     return views;
+  }
+
+  void check_labels(const Int64s& labels, size_t tokens) const {
+    const Chain& chain = local_.chain();
+    const bool per_token = chain.targets_are_tokens();
+    if (labels.ndim() != (per_token ? 2u : 1u) || labels.shape(0) != chain.shape().batch_examples ||
+        (per_token && labels.shape(1) != tokens)) {
+      raise_core_error(ZO_BAD_ARGUMENT, per_token ? "a batch's labels must be one a token, in the shape of its ids"
+                                                  : "a batch's labels must be one a row");
+    }
   }
 
   LocalUpdate local_;
