@@ -489,6 +489,7 @@ class Chain(_message.Message):
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
     HEAD_TOKENS_FIELD_NUMBER: _builtins.int
+    VOCABULARY_FIELD_NUMBER: _builtins.int
     segments: _builtins.int
     """K, without embed and head"""
     batch_examples: _builtins.int
@@ -499,6 +500,8 @@ class Chain(_message.Message):
     """D"""
     head_tokens: _builtins.int
     """N; 0: `head` takes a whole batch"""
+    vocabulary: _builtins.int
+    """with head_tokens: targets are tokens below it"""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodEntry]: ...
     def __init__(
@@ -510,10 +513,11 @@ class Chain(_message.Message):
         hidden_size: _builtins.int = ...,
         methods: _abc.Iterable[Global___MethodEntry] | None = ...,
         head_tokens: _builtins.int = ...,
+        vocabulary: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_examples", b"batch_examples", "dynamic_tokens", b"dynamic_tokens", "head_tokens", b"head_tokens", "hidden_size", b"hidden_size", "methods", b"methods", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_examples", b"batch_examples", "dynamic_tokens", b"dynamic_tokens", "head_tokens", b"head_tokens", "hidden_size", b"hidden_size", "methods", b"methods", "segments", b"segments", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

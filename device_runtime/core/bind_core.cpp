@@ -43,7 +43,8 @@ const char* name_of(zo_status status) {
 }
 
 void bind_values(nb::module_& m) {
-  nb::class_<PyBatch>(m, "Batch", "A padded batch: int64 ids and mask [B, T], int64 labels [B] or [B, T], float64 weights [B].")
+  nb::class_<PyBatch>(m, "Batch",
+                      "A padded batch: int64 ids and mask [B, T], int64 labels [B] or [B, T], float64 weights [B].")
       .def(
           "__init__",
           [](PyBatch* self, Int64s2 input_ids, Int64s2 attention_mask, Int64s labels, Doubles weights,

@@ -58,8 +58,8 @@ zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
     if (status != ZO_OK) return status;
   }
   if (any) return ZO_OK;
-  return fail(ZO_BAD_ARGUMENT, chain_.targets_are_tokens() ? "no token of a row with a weight has a target"
-                                                          : "every row has weight 0");
+  return fail(ZO_BAD_ARGUMENT,
+              chain_.targets_are_tokens() ? "no token of a row with a weight has a target" : "every row has weight 0");
 }
 
 zo_status LocalUpdate::check_labels(const Batch& batch, bool* any) {
