@@ -55,7 +55,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "albert": (
         "albert",
-        {**ENCODER, "embedding_size": 16, "num_hidden_layers": 3},
+        {**ENCODER, "embedding_size": 16},
         ("query", "value", "ffn"),
     ),
     "deberta-v2": (
@@ -71,13 +71,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "deberta-v2",
         {
             **ENCODER, "relative_attention": True, "pos_att_type": "c2p|p2c", "type_vocab_size": 2,
+            "embedding_size": 16,
             "max_position_embeddings": 32,
         },
         ("query_proj", "pos_key_proj", "pos_query_proj"),
     ),
     "modernbert": (
         "modernbert",
-        {**ENCODER, "num_hidden_layers": 3, "local_attention": 8, "pad_token_id": 0, "cls_token_id": 1,
+        {**ENCODER, "local_attention": 8, "pad_token_id": 0, "cls_token_id": 1,
          "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
         ("Wqkv", "Wo"),
     ),
@@ -122,7 +123,9 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def save_tiny(name: str, folder: Path, padding_side: str = "right", language_model: bool = False) -> Path:
+def save_tiny(
+    name: str, folder: Path, padding_side: str = "right", language_model: bool = False, **changed: Any
+) -> Path:
     """Writes a checkpoint of MODELS[name] with random weights (norms and biases too) and a tokenizer.
 
     Args:
@@ -130,6 +133,7 @@ def save_tiny(name: str, folder: Path, padding_side: str = "right", language_mod
         folder: where to.
         padding_side: what its tokenizer_config.json says.
         language_model: with the head of a masked or causal language model.
+        changed: fields of its configuration, over those of MODELS.
     """
     import transformers
 
@@ -141,7 +145,7 @@ def save_tiny(name: str, folder: Path, padding_side: str = "right", language_mod
     if language_model:
         causal = is_causal(model_type)
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-    config = transformers.AutoConfig.for_model(model_type, **changes)
+    config = transformers.AutoConfig.for_model(model_type, **{**changes, **changed})
     model = auto.from_config(config, attn_implementation="eager")
     for parameter in model.parameters():
         if parameter.dim() == 1:  # fresh ones are 0 and 1, which would hide a mix-up
