@@ -107,8 +107,7 @@ def directions_within(member: CohortMember, settings: RoundSettings, layout: Lay
     allowed = member.max_scalars_per_round
     if set(settings.active_segments) <= {layout.segments[-1]}:
         allowed = min(allowed, member.max_head_scalars_per_round)
-    count = min(settings.directions_per_task, allowed // settings.local_steps)
-    return count - count % settings.per_prefix  # whole groups that share a prefix
+    return min(settings.directions_per_task, allowed // settings.local_steps)
 
 
 def apply(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service import split
+from cloud_service import estimators, split
 from cloud_service.job import Job, from_table
-from cloud_service.plan import CohortMember, RoundSettings
+from cloud_service.plan import CohortMember, Guides, RoundSettings
 from cloud_service.rounds import directions_within
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
@@ -70,10 +70,12 @@ def test_the_job_file_takes_auto_or_numbers() -> None:
         from_table({**table, "per_prefix": 5})
 
 
-def test_a_client_gets_whole_groups() -> None:
+def test_a_client_of_a_small_budget_measures_what_it_may_of_a_group() -> None:
     chosen = RoundSettings(
         "fedspzo", "per_device", 12, 8, 1e-2, 0.1, 5, active_segments=(0, 1), boundary=1, per_prefix=4
     )
-    layout = small_layout()
-    assert directions_within(CohortMember("a", 64, max_scalars_per_round=11), chosen, layout) == 8
-    assert directions_within(CohortMember("a", 64, max_scalars_per_round=3), chosen, layout) == 0
+    count = directions_within(CohortMember("a", 64, max_scalars_per_round=6), chosen, small_layout())
+    named = estimators.direction(chosen, Guides(), small_layout(), 100, count).expanded()
+    assert [(item.seed, item.prefix_seed) for item in named] == [
+        (100, 100), (101, 100), (102, 100), (103, 100), (104, 104), (105, 104),
+    ]  # fmt: skip

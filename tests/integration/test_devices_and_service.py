@@ -78,6 +78,17 @@ def published(service: Service) -> dict[int, str]:
         ("snapshot", {}, "snapshot"),
         ("mixed", {"momentum": 0.0, "rounds": 7}, "records"),
         ("auto", {"estimator": "isotropic", "momentum": 0.0, "scale": "none"}, "unchanged"),
+        (
+            "record",
+            {
+                "estimator": "fedspzo",
+                "active_segments": "all",
+                "momentum": 0.0,
+                "directions_per_task": 4,
+                "per_prefix": 2,
+            },
+            "records",
+        ),
     ],
 )
 def test_every_device_holds_the_clouds_adapter_after_every_round(
