@@ -86,6 +86,7 @@ def published(service: Service) -> dict[int, str]:
                 "momentum": 0.0,
                 "directions_per_task": 4,
                 "per_prefix": 2,
+                "guide_weight": 0.0,
             },
             "records",
         ),
