@@ -25,8 +25,8 @@ def public_side(job: Job, bundle: Bundle) -> PublicSide:
     """
     if not job.public and not job.eval:
         return NoPublicSide()
-    public = read_examples(job.public, bundle.class_names) if job.public else []
-    evaluation = read_examples(job.eval, bundle.class_names) if job.eval else []
+    public = read_examples(job.public, bundle.known_labels) if job.public else []
+    evaluation = read_examples(job.eval, bundle.known_labels) if job.eval else []
     return PublicData(job, bundle, public, evaluation)
 
 
@@ -51,7 +51,7 @@ class PublicData:
 
     def guides(self, state: RoundState) -> Guides:
         """None where the job has no use for them: isotropic directions and a guide weight of 0."""
-        unused = self._job.estimator == "isotropic" and self._job.guide_weight == 0.0
+        unused = self._job.estimator != "zgr" and self._job.guide_weight == 0.0
         if unused or not self._public:
             return Guides()
         return self._objective.guides(state.adapter, self.scale(state.adapter))
