@@ -35,13 +35,10 @@ def relative_error(
     _, gradient = model.gradient(ArrayBatch(ids.numpy(), mask.numpy(), labels.numpy(), ones))
     measured, wanted = [], []
     for seed in range(16):
-        z = (
-            torch.randint(0, 2, adapter.shape, generator=torch.Generator().manual_seed(1000 + seed)) * 2.0
-            - 1.0
-        )
-        up, down = (
-            chain.run(adapter + sign * epsilon * z, ids, mask, labels)[0].double() for sign in (1, -1)
-        )
+        generator = torch.Generator().manual_seed(1000 + seed)
+        z = torch.randint(0, 2, adapter.shape, generator=generator) * 2.0 - 1.0
+        ends = (adapter + epsilon * z, adapter - epsilon * z)
+        up, down = (chain.run(end, ids, mask, labels)[0].double() for end in ends)
         measured.append(float((up - down).mean() / (2 * epsilon)))
         wanted.append(float(gradient.astype(np.float64) @ z.double().numpy()))
     return float(np.linalg.norm(np.subtract(measured, wanted)) / np.linalg.norm(wanted))

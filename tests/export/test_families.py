@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def test_program(name: str, tmp_path: Path) -> None:
     layers = {} if name in TWO_LAYERS else {"num_hidden_layers": 1, "n_layers": 1}
     source = save_tiny(name, tmp_path / name, "left", **layers)
     options = Options(
-        model=str(source), class_names=CLASSES, rank=4, max_tokens=MAX_TOKENS, batch_examples=4, pooling="mean",
-        target_modules=MODELS[name][2], segments=2 if name == "llama" else 1,
+        model=str(source), class_names=CLASSES, pooling="mean", rank=4, target_modules=MODELS[name][2],
+        max_tokens=MAX_TOKENS, batch_examples=4, segments=2 if name == "llama" else 1,
     )  # fmt: skip
     bundle = write_bundle(options, tmp_path / "bundle")
     for method in bundle.manifest.chain.methods:
@@ -116,8 +117,9 @@ def wide_adapter(bundle: Any, seed: int) -> torch.Tensor:
 
 
 LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
-    "original_max_position_embeddings": 16,
+    "hidden_size": 32, "num_attention_heads": 4, "pad_token_id": 0, "original_max_position_embeddings": 16,
+    "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+                        "long_factor": [2.0] * 4, "original_max_position_embeddings": 16},
 }  # fmt: skip
 
 
@@ -126,7 +128,7 @@ LONGROPE = {
     [
         ("gpt2", {}, "model_type 'gpt2' is not supported; supported: albert, bert"),
         ("llama", {"hidden_act": "elu"}, "activation 'elu'"),
-        ("phi3", {**MODELS["llama"][1], "original_max_position_embeddings": 16, "rope_parameters": LONGROPE}, "'longrope'.* 16"),
+        ("phi3", LONGROPE, "'longrope'.* 16 tokens"),
         ("albert", {"inner_group_num": 2}, "inner_group_num 2"),
         ("deberta-v2", {"relative_attention": True, "conv_kernel_size": 3}, "conv_kernel_size 3"),
         ("deberta-v2", {}, "relative_attention"),
@@ -141,12 +143,12 @@ def test_what_stops_a_model_is_named(
     model_type: str, changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     source = save_tiny("llama", tmp_path / "any")  # the configuration stops it before its weights are read
+    fields = json.loads((source / "config.json").read_text())
+    settings = {} if model_type == "llama" else {"model_type": model_type}
+    kept = fields if model_type == "llama" else {}
+    (source / "config.json").write_text(json.dumps({**kept, **settings, **changes}))
     with pytest.raises(BundleError, match=reason) as caught:
-        config = configuration({"model_type": model_type, **changes})
-        modules = Modules(Weights(locate(str(source)), PREFIXES), Adapter(), Rules(MAX_TOKENS))
-        family = family_of(model_type)(config, modules)
-        family.embed()
-        family.blocks[0]()
+        write_bundle(Options(model=str(source), class_names=CLASSES, max_tokens=MAX_TOKENS), tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 
