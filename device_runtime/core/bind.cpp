@@ -184,6 +184,14 @@ void bind_kernels(nb::module_& m) {
       "fill_signs",
       [](uint64_t seed, uint64_t start, Signs signs) { return zo_signs(seed, start, signs.size(), signs.data()); },
       "seed"_a, "start"_a, "signs"_a.noconvert());
+  m.def(
+      "xor_blocks",
+      [](uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks) {
+        uint64_t words[2];
+        const zo_status status = zo_xor_blocks(seed, stream, first_block, blocks, words);
+        return std::make_tuple(status, words[0], words[1]);
+      },
+      "seed"_a, "stream"_a, "first_block"_a, "blocks"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("instructions", &zo_instructions);
   m.def("use_instructions", [](const std::string& name) { return zo_use_instructions(name.c_str()); }, "name"_a);
 }

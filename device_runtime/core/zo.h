@@ -74,6 +74,10 @@ zo_status zo_check_adapter(const float* theta, uint64_t count, int exponent) ZO_
 void zo_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t output[4]) ZO_NOEXCEPT;
 zo_status zo_signs(uint64_t seed, uint64_t start, uint64_t count, int8_t* signs) ZO_NOEXCEPT;
 
+/* All of some consecutive Philox blocks, combined by exclusive or (low words first): how fast they can be had. */
+zo_status zo_xor_blocks(uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks,
+                        uint64_t words[2]) ZO_NOEXCEPT;
+
 /* The instruction set that the kernels run with: "baseline", "avx2" or "avx512". zo_use_instructions picks one that
  * the machine has (ZO_BAD_ARGUMENT otherwise), for tests and benchmarks; not while a kernel runs. */
 const char* zo_instructions(void) ZO_NOEXCEPT;

@@ -184,6 +184,14 @@ zo_status zo_signs(uint64_t seed, uint64_t start, uint64_t count, int8_t* signs)
   return ZO_OK;
 }
 
+zo_status zo_xor_blocks(uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks,
+                        uint64_t words[2]) noexcept {
+  if (words == nullptr || blocks > UINT64_MAX - first_block) return ZO_BAD_ARGUMENT;
+  words[0] = words[1] = 0;
+  choice().kernels->xor_blocks(seed, stream, first_block, blocks, words);
+  return ZO_OK;
+}
+
 const char* zo_instructions(void) noexcept { return choice().name; }
 
 zo_status zo_use_instructions(const char* name) noexcept {

@@ -32,6 +32,7 @@ struct KernelTable {
   void (*update)(float* theta, const Slice& slice, const zo_step& step, uint64_t* clamped);
   zo_status (*check_adapter)(const float* theta, const Slice& slice);
   void (*signs)(uint64_t seed, const Slice& slice, int8_t* signs);
+  void (*xor_blocks)(uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks, uint64_t* out);
 };
 
 extern const KernelTable kBaselineKernels;

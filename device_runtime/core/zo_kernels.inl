@@ -229,8 +229,21 @@ void signs_of(uint64_t seed, const Slice& slice, int8_t* signs) {
   }
 }
 
+void xor_blocks(uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks, uint64_t* out) {
+  constexpr uint64_t kBlocks = kChunk / 8;
+  uint64_t pairs[2 * kBlocks];
+  for (uint64_t done = 0; done < blocks; done += kBlocks) {
+    fill_blocks(seed, stream, first_block + done, kBlocks, pairs);
+    const uint64_t count = blocks - done < kBlocks ? blocks - done : kBlocks;
+    for (uint64_t block = 0; block < count; ++block) {
+      out[0] ^= pairs[2 * block];
+      out[1] ^= pairs[2 * block + 1];
+    }
+  }
+}
+
 }  // namespace
 
-const KernelTable ZO_TABLE = {perturb, check_direction, check_update, update, check_adapter, signs_of};
+const KernelTable ZO_TABLE = {perturb, check_direction, check_update, update, check_adapter, signs_of, xor_blocks};
 
 }  // namespace cooperllm

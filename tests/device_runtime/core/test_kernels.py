@@ -17,6 +17,7 @@ from device_runtime.zo import spsa
 from device_runtime.zo.direction import Direction, Guide
 from device_runtime.zo.errors import BelowGrid, NotFinite, OutOfRange
 from device_runtime.zo.layout import Layout
+from device_runtime.zo.philox import blocks
 from tests.golden.blob import read_cases
 from tests.golden.make import KNOWN_ANSWERS, words
 
@@ -51,6 +52,14 @@ def of_slice(case: dict[str, Any], count: int) -> _core.SliceDirection:
 def test_known_answers_of_random123() -> None:
     for counter, key, output in KNOWN_ANSWERS:
         assert _core.philox(words(counter), words(key)) == words(output)
+
+
+@pytest.mark.parametrize(("first_block", "count"), [(0, 0), (0, 1), (5, 127), (5, 128), (2**40 + 3, 1000)])
+def test_blocks_combined_are_the_twins_blocks_combined(first_block: int, count: int) -> None:
+    words_of = blocks(2**63 + 9, 1, first_block, count).reshape(-1, 4).astype(np.uint64)
+    pairs = words_of[:, 0::2] | (words_of[:, 1::2] << np.uint64(32))
+    low, high = (int(np.bitwise_xor.reduce(pairs[:, side])) for side in (0, 1))
+    assert _core.xor_blocks(2**63 + 9, 1, first_block, count) == (Status.OK, low, high)
 
 
 def test_golden_signs_and_adapters() -> None:
