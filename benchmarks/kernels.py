@@ -6,7 +6,7 @@ All in one run, taking turns, the least time of each: `perturb` and `restore` (+
 `update` (one direction, stochastic rounding) beside a streaming read-modify-write of the same array (NumPy's
 in-place add, every thread on its own part) and beside the Philox blocks that an update needs (one bit and 16
 bits a parameter). Goals: perturb and restore at 70 % of that bandwidth; update at 70 % of the lesser of both.
-The peers do the same perturbation: the NumPy twin, and torch as published MeZO does (a fresh `torch.normal` of
+The peers do the same perturbation: the NumPy twin, and torch as published MeZO does (fresh `torch.normal` of
 the seed, scaled and added), on fewer parameters.
 """
 
