@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_service.plan import Float32, Float64, Guide, Guides
 from device_runtime.bundle import Bundle
@@ -37,7 +38,7 @@ class _Kept:
     hidden: torch.Tensor  # float32 [B,T,D]
     context: tuple[torch.Tensor, ...]  # what `embed` made of it besides the hidden states
     attention_mask: torch.Tensor  # float32 [B,T]
-    labels: torch.Tensor  # int64 [B]
+    labels: torch.Tensor  # int64 [B]; [B,T] where the targets are tokens
 
 
 def open_model(bundle: Bundle, model: str = "") -> Model:
@@ -71,10 +72,9 @@ class Objective:
         self.examples = len(examples)
         parts = [np.arange(self.layout.parameters)[self.layout.segment_slice(k)] for k in self.segments]
         self.active = np.concatenate(parts)  # the numbers of the parameters that move
-        self.labels = np.array([bundle.class_names.index(example.label) for example in examples], np.int64)
         self._model = model
         self._first = self.segments[0]
-        batches = list(self._keep(bundle, [example.text for example in examples]))
+        batches = list(self._keep(bundle, examples))
         self._batches = _joined(batches) if self._first == len(model.segments) else batches
 
     def loss_and_gradient(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, Float64]:
@@ -95,19 +95,19 @@ class Objective:
         return loss_sum / count_sum, active
 
     def score(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, int, int]:
-        """Mean loss in nats, correct answers and number of examples, over some or all of them."""
+        """Mean loss in nats, correct answers and number of targets, over some or all examples."""
         import torch
 
         self._model.load_adapter(adapter)
-        loss_sum, count_sum, correct, total = 0.0, 0.0, 0, 0
+        loss_sum, count_sum, correct = 0.0, 0.0, 0.0
         with torch.no_grad():
             for batch, weights in self._chosen(rows):
-                loss, count, logits = self._run(batch, batch.labels)
+                loss, count, found = self._run(batch, batch.labels)
+                right = found if batch.labels.dim() == 2 else (found.argmax(-1) == batch.labels).float()
                 loss_sum += float((loss * weights).sum())
                 count_sum += float((count * weights).sum())
-                correct += int((((logits.argmax(-1) == batch.labels).float()) * weights).sum())
-                total += int(weights.sum())
-        return loss_sum / count_sum, correct, total
+                correct += float((right * weights).sum())
+        return loss_sum / count_sum, round(correct), round(count_sum)
 
     def scale(self, adapter: Float32) -> Float32:
         """s (n,), positive: reciprocal root mean squares of each parameter's gradients; 1 where inactive.
@@ -128,7 +128,8 @@ class Objective:
         if self.segments[-1] == last:
             labelled = [self._mean_squares(blank, label)[head] for label in range(self.classes)]
             squares[head] = np.sum(labelled, axis=0) / self.classes
-        unit = (self.classes - 1) / self.classes**2  # mean square of (1/C - [label = c]) over the labels
+        classes = self.classes or 2  # a response's tokens: as of two classes, in every segment alike
+        unit = (classes - 1) / classes**2  # mean square of (1/C - [label = c]) over the labels
         scale = np.ones(self.layout.parameters)
         for segment in self.segments:
             whole = float(np.mean(squares[self.layout.segment_slice(segment)]))
@@ -151,19 +152,19 @@ class Objective:
         digest = hashlib.sha256(b"".join(values[part].astype("<f4").tobytes() for part in parts))
         return Guides(Guide(digest.digest(), self.segments, values), length / wanted)
 
-    def _keep(self, bundle: Bundle, texts: Sequence[str]) -> Iterable[_Kept]:
+    def _keep(self, bundle: Bundle, examples: Sequence[Example]) -> Iterable[_Kept]:
         """Batches of texts of similar length, run up to the first active segment."""
         import torch
 
         tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
-        lengths = [len(tokenizer.ids(text)[0]) for text in texts]
-        order = sorted(range(len(texts)), key=lambda row: (lengths[row], row))
+        lengths = [len(tokenizer.ids(example.text)[0]) for example in examples]
+        order = sorted(range(len(examples)), key=lambda row: (lengths[row], row))
         model = self._model
         model.load_adapter(bundle.adapter)
         for start in range(0, len(order), _ROWS):
             rows = tuple(order[start : start + _ROWS])
-            encoded = tokenizer.encode([texts[row] for row in rows])
-            ids, ones = torch.from_numpy(encoded.input_ids), torch.from_numpy(encoded.attention_mask)
+            arrays = _encoded(bundle, tokenizer, [examples[row] for row in rows])
+            ids, ones, labels = (torch.from_numpy(array) for array in arrays)
             with torch.no_grad():
                 hidden, *context = model.embed(ids, ones)
                 for k in range(min(self._first, len(model.segments))):
@@ -172,18 +173,15 @@ class Objective:
                 if self._first == len(model.segments):
                     # The head alone moves: keep what it reads of a text, not the text's every token.
                     hidden, real = model.head.task.condensed(hidden, real)
-            yield _Kept(rows, hidden, tuple(context), real, torch.from_numpy(self.labels[list(rows)]))
+            yield _Kept(rows, hidden, tuple(context), real, labels)
 
     def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(loss [B], count [B], logits [B,C]) of a kept batch under the loaded adapter."""
+        """What `Model.results` gives of a kept batch under the loaded adapter."""
         model, hidden = self._model, batch.hidden
         last = len(model.segments)
         for k in range(self._first, last):
             hidden = model.segments[k](hidden, *batch.context, *model.segment_tensors(k))
-        outputs: tuple[Any, Any, Any] = model.head(
-            hidden, batch.attention_mask, labels, *model.segment_tensors(last)
-        )
-        return outputs
+        return model.results(hidden, batch.attention_mask, labels)
 
     def _chosen(self, rows: Iterable[int] | None) -> Iterable[tuple[_Kept, torch.Tensor]]:
         """Batches with a weight for each row, 1 for a chosen example, else 0; none without a chosen one."""
@@ -208,6 +206,19 @@ class Objective:
                 (part,) = torch.autograd.grad(loss[row], [self._model.adapter], retain_graph=True)
                 squares += part.numpy().astype(np.float64) ** 2
         return squares / self.examples
+
+
+def _encoded(
+    bundle: Bundle, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, int64 [B,T], and labels: class numbers [B], or the responses' tokens [B,T]."""
+    names = bundle.known_labels
+    if names is None:
+        said = tokenizer.encode_responses([(example.text, example.label) for example in examples])
+        return said.input_ids, said.attention_mask, said.targets
+    encoded = tokenizer.encode([example.text for example in examples])
+    labels = np.array([names.index(example.label) for example in examples], np.int64)
+    return encoded.input_ids, encoded.attention_mask, labels
 
 
 def _joined(batches: Sequence[_Kept]) -> list[_Kept]:

@@ -90,6 +90,11 @@ class Bundle:
         """The task's classes; a label is an index into them."""
         return list(self.manifest.task.class_names)
 
+    @property
+    def known_labels(self) -> list[str] | None:
+        """The only labels that an example may have; None where a label is a text of its own, a response."""
+        return None if self.manifest.chain.head_tokens else self.class_names
+
 
 def parse_manifest(text: bytes, where: str) -> bundle_pb2.Manifest:
     """The manifest in `text`, proto3's JSON form; `where` names it in errors.
@@ -212,6 +217,8 @@ def _check_rules(manifest: bundle_pb2.Manifest, where: str) -> None:
         raise BundleError(f"{where}: {MANIFEST_NAME} has a fidelity that makes no sense; {_AGAIN}")
     if any(len(f.shape) != 2 or not 1 <= math.prod(f.shape) < 2**31 for f in manifest.adapter.frozen):
         raise BundleError(f"{where}: {MANIFEST_NAME} has frozen factors without a shape; {_AGAIN}")
+    if (chain.head_tokens > 0) != (chain.vocabulary > 0):
+        raise BundleError(f"{where}: {MANIFEST_NAME} has a head over tokens without a vocabulary; {_AGAIN}")
     if chain.head_tokens == 0 and len(manifest.task.class_names) < 2:
         raise BundleError(f"{where}: {MANIFEST_NAME} names fewer than two classes; {_AGAIN}")
     if len(text.prefix_ids) + len(text.suffix_ids) + len(text.end_ids) >= text.max_tokens:

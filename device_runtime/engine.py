@@ -68,6 +68,8 @@ class Engine:
                 bundle.manifest.text.max_tokens,
                 chain.hidden_size,
                 threads,
+                chain.head_tokens,
+                chain.vocabulary,
             )
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
@@ -110,19 +112,24 @@ class Engine:
 
     def private_examples(self, source: Source) -> PrivateExamples:
         """A source's examples as this bundle sees them."""
-        names = self.bundle.class_names
+        names = self.bundle.known_labels
         return PrivateExamples(
             source(names), names, self._tokenizer, self.bundle.manifest.chain.batch_examples
         )
 
     def example_set(self, examples: Iterable[Example]) -> ExampleSet:
         """Examples to evaluate on, all of them, without those whose label is outside the classes."""
-        numbers = {name: number for number, name in enumerate(self.bundle.class_names)}
-        known = [(example.text, numbers[example.label]) for example in examples if example.label in numbers]
-        return ExampleSet(known, self._tokenizer.encode, self.bundle.manifest.chain.batch_examples)
+        names = self.bundle.known_labels
+        known = [example for example in examples if names is None or example.label in names]
+        return ExampleSet(known, names, self._tokenizer, self.bundle.manifest.chain.batch_examples)
 
     def classify(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-        """The head's logits of every text, (classes,) each."""
+        """The head's logits of every text, (classes,) each.
+
+        Raises UnsupportedTask where the labels are responses: such a model has no classes.
+        """
+        if self.bundle.known_labels is None:
+            raise UnsupportedTask("this bundle learns to answer in words; it sorts no texts into classes")
         rows = self.bundle.manifest.chain.batch_examples
         for start in range(0, len(texts), rows):
             part = texts[start : start + rows]

@@ -15,8 +15,32 @@ from device_runtime.errors import ExamplesError, OptionError
 MAX_RECORD_BYTES = 1_000_000
 """A longer line, or quoted CSV record, is refused: no text that a person typed is that long."""
 
-TEXT_COLUMNS = ("text", "sentence", "utterance", "query", "phrase", "content", "review", "title,description")
-LABEL_COLUMNS = ("label", "class", "intent", "category", "target", "sentiment", "class index")
+TEXT_COLUMNS = (
+    "text",
+    "sentence",
+    "utterance",
+    "query",
+    "phrase",
+    "content",
+    "review",
+    "title,description",
+    "prompt",
+    "instruction,input",
+    "instruction",
+)
+LABEL_COLUMNS = (
+    "label",
+    "class",
+    "intent",
+    "category",
+    "target",
+    "sentiment",
+    "class index",
+    "response",
+    "completion",
+    "output",
+    "answer",
+)
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[tuple[int, str, str]]:

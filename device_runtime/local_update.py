@@ -33,6 +33,8 @@ MOST_DIRECTIONS = 2**20  # in one task; a larger count is a mistake, and would o
 class Batch(NamedTuple):
     """One batch in the program's shape, in which rows of weight 0 count nothing. Shapes: (B, T) and (B,).
 
+    Where the targets are tokens, labels are (B, T), -100 for none.
+
     Where `hidden` (B, T, D) is set, it is what enters `first_segment`, and nothing before that runs.
     """
 
@@ -195,11 +197,13 @@ def move(
 
 
 def evaluate(core: Core, held_out: Examples) -> pb.Evaluation:
-    """The mean loss in nats, the number of right answers and of examples, over all held-out examples."""
+    """The mean loss in nats, the number of right answers and of targets (an example each, or a response's
+    tokens), over all held-out examples.
+    """
     loss_sum, count, correct = core.evaluate(held_out.batches(range(len(held_out))))
     if not np.isfinite(loss_sum):
         raise LossNotFinite("the loss is not finite: publish an earlier adapter version")
-    return pb.Evaluation(loss=loss_sum / count, correct=correct, count=len(held_out))
+    return pb.Evaluation(loss=loss_sum / count, correct=correct, count=round(count))
 
 
 def draw_batch(batch_seed: int, batch_examples: int, available: int) -> list[int]:

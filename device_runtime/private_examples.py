@@ -51,6 +51,13 @@ class Tokens(Protocol):
     def attention_mask(self) -> NDArray[np.int64]: ...
 
 
+class TokensWithTargets(Tokens, Protocol):
+    """What is used here of text.Tokenizer's answer to pairs."""
+
+    @property
+    def targets(self) -> NDArray[np.int64]: ...
+
+
 class Tokenizer(Protocol):
     """What is used here of text.Tokenizer."""
 
@@ -58,16 +65,27 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: Sequence[str], rows: int | None = None) -> Tokens: ...
 
+    def response_ids(self, text: str, response: str) -> tuple[list[int], int, bool]: ...
+
+    def encode_responses(
+        self, pairs: Sequence[tuple[str, str]], rows: int | None = None
+    ) -> TokensWithTargets: ...
+
 
 class ExampleSet:
     """Examples that batches can be made of, in the program's shape: `rows` rows, padded with rows of weight
-    0.
+    0. With `names` a label is one of these, without it is a response that the model learns to give.
     """
 
     def __init__(
-        self, examples: Sequence[tuple[str, int]], encode: Callable[..., Tokens], rows: int, tokens: int = 0
+        self,
+        examples: Sequence[Example],
+        names: Sequence[str] | None,
+        tokenizer: Tokenizer,
+        rows: int,
+        tokens: int = 0,
     ) -> None:
-        self._examples, self._encode = examples, encode
+        self._examples, self._names, self._tokenizer = examples, names, tokenizer
         self.rows, self.tokens = rows, tokens  # tokens of all texts together, 0 when nobody counted
 
     def __len__(self) -> int:
@@ -75,10 +93,14 @@ class ExampleSet:
 
     def batches(self, chosen: Sequence[int]) -> list[Batch]:
         """The chosen examples, `rows` at a time, in the order given."""
-        return [
-            batch_of([self._examples[i] for i in chosen[start : start + self.rows]], self._encode, self.rows)
-            for start in range(0, len(chosen), self.rows)
-        ]
+        starts = range(0, len(chosen), self.rows)
+        return [self._batch([self._examples[i] for i in chosen[s : s + self.rows]]) for s in starts]
+
+    def _batch(self, part: Sequence[Example]) -> Batch:
+        if self._names is None:
+            return batch_of_responses([(e.text, e.label) for e in part], self._tokenizer, self.rows)
+        numbered = [(e.text, self._names.index(e.label)) for e in part]
+        return batch_of(numbered, self._tokenizer.encode, self.rows)
 
 
 def batch_of(examples: Sequence[tuple[str, int]], encode: Callable[..., Tokens], rows: int) -> Batch:
@@ -86,36 +108,49 @@ def batch_of(examples: Sequence[tuple[str, int]], encode: Callable[..., Tokens],
     0.
     """
     tokens = encode([text for text, _ in examples], rows)
-    labels, weights = np.zeros(rows, np.int64), np.zeros(rows, np.float64)
+    labels = np.zeros(rows, np.int64)
     labels[: len(examples)] = [label for _, label in examples]
-    weights[: len(examples)] = 1.0
-    return Batch(tokens.input_ids, tokens.attention_mask, labels, weights)
+    return Batch(tokens.input_ids, tokens.attention_mask, labels, _weights(len(examples), rows))
+
+
+def batch_of_responses(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, rows: int) -> Batch:
+    """One batch of at most `rows` (text, response) pairs; its labels are the targets, int64 (B, T)."""
+    tokens = tokenizer.encode_responses(pairs, rows)
+    return Batch(tokens.input_ids, tokens.attention_mask, tokens.targets, _weights(len(pairs), rows))
+
+
+def _weights(count: int, rows: int) -> NDArray[np.float64]:
+    weights = np.zeros(rows, np.float64)
+    weights[:count] = 1.0
+    return weights
 
 
 class PrivateExamples:
     """All of a device's examples, ready for tasks.
 
     Attributes: `train` and `held_out` (a tenth, by hash of the text) hold distinct examples; `skipped` counts
-    those left out for their label, `truncated` those whose text is cut to the model's length.
+    those left out for their label, `truncated` those whose text is cut to the model's length. `names` are the
+    labels that count; None where a label is a response.
     """
 
     def __init__(
-        self, examples: Iterable[Example], class_names: Sequence[str], tokenizer: Tokenizer, rows: int
+        self, examples: Iterable[Example], names: Sequence[str] | None, tokenizer: Tokenizer, rows: int
     ) -> None:
-        numbers = {name: number for number, name in enumerate(class_names)}
         given = list(examples)
-        known = [example for example in given if example.label in numbers]
+        known = [example for example in given if names is None or example.label in names]
         self.skipped = len(given) - len(known)
         train, held_out = split_held_out(dict.fromkeys(known))
         self.truncated = 0
         self._states: PrefixStates | None = None
 
         def prepared(part: Sequence[Example]) -> ExampleSet:
-            ids = [tokenizer.ids(example.text) for example in part]
+            if names is None:
+                said = [tokenizer.response_ids(example.text, example.label) for example in part]
+                ids = [(row, truncated) for row, _, truncated in said]
+            else:
+                ids = [tokenizer.ids(example.text) for example in part]
             self.truncated += sum(truncated for _, truncated in ids)
-            tokens = sum(len(row) for row, _ in ids)
-            pairs = [(example.text, numbers[example.label]) for example in part]
-            return ExampleSet(pairs, tokenizer.encode, rows, tokens)
+            return ExampleSet(part, names, tokenizer, rows, sum(len(row) for row, _ in ids))
 
         self.train, self.held_out = prepared(train), prepared(held_out)
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="ID_OR_PATH", help="Hugging Face id or model folder (default: the packaged MiniLM)"
     )
     add("--revision", default="", help="revision of a Hugging Face id")
-    add("--classes", required=True, metavar="A,B,…", help="the class names, in the order of their numbers")
+    add("--classes", default="", metavar="A,B,…", help="the class names, in the order of their numbers")
     add("--out", required=True, metavar="FOLDER", help="the bundle's folder; it must not exist yet")
     add(
         "--pooling",
@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         default="sequence_classification",
         metavar="KIND",
-        help="sequence_classification (default) or label_words",
+        help="sequence_classification (default), label_words or causal_lm",
     )
     add(
         "--template",
         default="",
         metavar="TEXT",
-        help="of label_words, around {text}; a masked model's has {mask} (default: {text} It was {mask}.)",
+        help="around {text} in label_words and causal_lm; with {mask} for label words of a masked model",
     )
     add(
         "--label-words",
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from export.writer import Options, write_bundle
 
     options = Options(
-        class_names=tuple(name.strip() for name in args.classes.split(",")),
+        class_names=tuple(name.strip() for name in args.classes.split(",")) if args.classes else (),
         model=args.model or DEFAULT_MODEL,
         revision=args.revision,
         task=args.task,

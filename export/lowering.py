@@ -103,8 +103,12 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
         auxiliary = network.auxiliary(k)
         if auxiliary is not None:
             yield f"auxiliary_{k}", auxiliary, (hidden, *tensors), ({1: tokens}, fixed)
-    labels = torch.zeros(batch, dtype=torch.int64)
     tensors = tuple(torch.zeros(t.shape) for t in layout.segment_tensors(network.segments))
+    if network.head_tokens:
+        states = torch.zeros(network.head_tokens, network.hidden_size)
+        yield "head", network.head, (states, torch.zeros(len(states), dtype=torch.int64), *tensors), None
+        return
+    labels = torch.zeros(batch, dtype=torch.int64)
     shapes = ({1: tokens}, {1: tokens}, None, *([tuple(None for _ in tensors)] if tensors else []))
     yield "head", network.head, (hidden, real.float(), labels, *tensors), shapes
 

@@ -39,6 +39,7 @@ from export.segments import Auxiliary, Head, Segment, cut
 from export.source import Source, Weights, locate
 from export.tasks import Task
 from export.tasks.language_head import LanguageHead
+from export.token_head import TokenHead
 from protos import bundle_pb2
 
 
@@ -48,7 +49,7 @@ class Batch(Protocol):
     Attributes:
         input_ids: int64 [B,T].
         attention_mask: int64 [B,T], 1 for a real token.
-        labels: int64 [B].
+        labels: int64 [B]; where the targets are tokens [B,T], -100 for none.
         weights: float [B], 0 for a padding row.
     """
 
@@ -69,6 +70,7 @@ class Network:
 
     Attributes:
         hidden_size, max_tokens: the family's.
+        head_tokens, vocabulary: the task's.
         shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
 
     Raises:
@@ -91,7 +93,9 @@ class Network:
         self._context = outline.embed().context_names
         self._task = task
         parts: list[Any] = [self._segment(outline, k) for k in range(len(self._cut))]
-        parts.append(self._head(outline))
+        head = self._head(outline)
+        self.head_tokens, self.vocabulary = head.task.head_tokens, head.task.vocabulary
+        parts.append(head)
         self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
 
     @property
@@ -104,7 +108,7 @@ class Network:
         return len(self._cut[k])
 
     @property
-    def head(self) -> Head:
+    def head(self) -> Head | TokenHead:
         """The method `head` as a module, which is the task."""
         return self._head(self._family)
 
@@ -121,8 +125,10 @@ class Network:
         branch = Auxiliary(self.segment(k))
         return branch if branch.parts else None
 
-    def _head(self, family: Family) -> Head:
-        return Head(self._task(family), None if family.project is None else family.project())
+    def _head(self, family: Family) -> Head | TokenHead:
+        task = self._task(family)
+        kind = TokenHead if task.head_tokens else Head
+        return kind(task, None if family.project is None else family.project())
 
     def _segment(self, family: Family, k: int) -> Segment:
         blocks = [family.blocks[i]() for i in self._cut[k]]
@@ -180,11 +186,28 @@ class Model(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """→ (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])."""
-        hidden = self.hidden(input_ids, attention_mask)
-        last = len(self.segments)
+        """See `results`."""
+        return self.results(self.hidden(input_ids, attention_mask), attention_mask.float(), labels)
+
+    def results(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The head over the last hidden states of a batch.
+
+        Args:
+            hidden: float32 [B,T,D].
+            attention_mask: float32 [B,T].
+            labels: int64 [B], or [B,T] where the targets are tokens.
+
+        Returns:
+            loss float32 [B] summed over the example's targets, count float32 [B], and logits float32 [B,C];
+            where the targets are tokens, in place of logits the number of right ones, float32 [B].
+        """
+        tensors = self.segment_tensors(len(self.segments))
+        if isinstance(self.head, TokenHead):
+            return self.head.of_batch(hidden, labels, tensors)
         outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.head(
-            hidden, attention_mask.float(), labels, *self.segment_tensors(last)
+            hidden, attention_mask, labels, *tensors
         )
         return outputs
 
@@ -301,9 +324,12 @@ def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
 
         place = (entry.pooling, entry.pooling_offset_tokens)
         return LabelWords(_language_head(family), entry.label_word_ids, *place, family.output_size)
-    raise BundleError(
-        f"task {entry.kind!r} is not supported; supported: sequence_classification, label_words"
-    )
+    if entry.kind == "causal_lm":
+        from export.tasks.causal_lm import CausalLM
+
+        return CausalLM(_language_head(family))
+    known = "sequence_classification, label_words, causal_lm"
+    raise BundleError(f"task {entry.kind!r} is not supported; supported: {known}")
 
 
 def _language_head(family: Family) -> LanguageHead:

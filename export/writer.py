@@ -184,6 +184,8 @@ def _fill_chain(
             batch_examples=batch_examples,
             dynamic_tokens=True,
             hidden_size=network.hidden_size,
+            head_tokens=network.head_tokens,
+            vocabulary=network.vocabulary,
             methods=lowered.methods,
         )
     )

@@ -62,7 +62,7 @@ def _main(job_file: str, private_file: str) -> int:
 
     job = read_job(Path(job_file))
     bundle = Bundle.open(job.bundle)
-    names = bundle.class_names
+    names = bundle.known_labels
     public, private = read_examples(job.public, names), read_examples(private_file, names)
     model = open_model(bundle, job.model)
     segments = job.segments_of(bundle)

@@ -7,7 +7,15 @@ from torch import nn
 
 
 class Task(nn.Module):
-    """What every task module offers besides its forward pass; see sequence_classification.py."""
+    """What every task module offers besides its forward pass; see sequence_classification.py.
+
+    Attributes:
+        head_tokens: how many tokens one run of the head takes, where the targets are tokens; else 0.
+        vocabulary: of how many tokens such targets may be; else 0.
+    """
+
+    head_tokens: int = 0
+    vocabulary: int = 0
 
     def condensed(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from device_runtime.errors import OptionError
 from export.families import is_causal
-from export.template import label_word_ids, read_template
+from export.template import Template, label_word_ids, read_template
 from export.text import SourceTokenizer
 from protos import bundle_pb2
 
-KINDS = ("sequence_classification", "label_words")
+KINDS = ("sequence_classification", "label_words", "causal_lm")
+# Where a prompt ends and a response begins, if nothing else is asked for.
+_DEFAULT_PROMPT = "{text}\n"
 _DEFAULT_TEMPLATES = {False: "{text} It was {mask}.", True: "{text} It was"}
 
 
@@ -20,7 +22,7 @@ class TaskOptions:
 
     Attributes:
         kind: of KINDS.
-        class_names: in the order of their numbers.
+        class_names: in the order of their numbers; none in causal_lm.
         pooling: of sequence_classification; by default "last" for causal models, else "mean".
         template: of the other kinds.
         label_words: one a class; by default the class names themselves.
@@ -41,6 +43,9 @@ def fill_task(manifest: bundle_pb2.Manifest, asked: TaskOptions, tokenizer: Sour
     """
     if asked.kind not in KINDS:
         raise OptionError(f"--task {asked.kind!r} is not supported; supported: {', '.join(KINDS)}")
+    if asked.kind == "causal_lm":
+        _fill_causal_lm(manifest, asked, tokenizer)
+        return
     if len(asked.class_names) < 2 or len(set(asked.class_names)) != len(asked.class_names):
         raise OptionError("--classes: name at least two classes, each with a name of its own")
     if not all(asked.class_names):
@@ -69,7 +74,25 @@ def _fill_label_words(
     manifest.task.pooling_offset_tokens = template.offset_tokens
     manifest.task.label_words.extend(words)
     manifest.task.label_word_ids.extend(label_word_ids(words, tokenizer, template))
-    manifest.text.template = text
-    manifest.text.text_lead = template.text_lead
-    manifest.text.prefix_ids.extend(template.prefix_ids)
-    manifest.text.suffix_ids.extend(template.suffix_ids)
+    _fill_template(manifest.text, text, template)
+
+
+def _fill_causal_lm(manifest: bundle_pb2.Manifest, asked: TaskOptions, tokenizer: SourceTokenizer) -> None:
+    if asked.class_names or asked.label_words or asked.pooling:
+        raise OptionError("--task causal_lm learns texts: --classes, --label-words and --pooling are not its")
+    if not is_causal(manifest.family):
+        raise OptionError(f"--task causal_lm needs a causal model; {manifest.family} is a masked one")
+    text = asked.template or _DEFAULT_PROMPT
+    template = read_template(text, tokenizer, causal=True)
+    manifest.task.CopyFrom(bundle_pb2.TaskKind(kind=asked.kind))
+    _fill_template(manifest.text, text, template)
+    manifest.text.response_lead = template.word_lead
+    end = tokenizer.token("eos")
+    manifest.text.end_ids.extend(tokenizer.ids(end) if end is not None else ())
+
+
+def _fill_template(entry: bundle_pb2.Text, written: str, template: Template) -> None:
+    entry.template = written
+    entry.text_lead = template.text_lead
+    entry.prefix_ids.extend(template.prefix_ids)
+    entry.suffix_ids.extend(template.suffix_ids)

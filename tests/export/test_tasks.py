@@ -164,3 +164,70 @@ def test_what_cannot_be_label_words_is_refused(tmp_path: Path) -> None:
     options = Options(class_names=("bad", "good"), task="label_words", label_words=("bad", "good"))
     with pytest.raises(BundleError, match="AutoModelForMaskedLM"):  # MiniLM was saved without its head
         write_bundle(options, tmp_path / "minilm")
+
+
+PAIRS = (
+    ("what is the capital of france?", "paris"), ("say it again", "it is paris, the capital of france and a city on the river seine"),
+    ("a question that goes on and on and on and on and on and on for very long", "no"), ("hi", "hello " * 30),
+)  # fmt: skip
+
+
+def causal_bundle(name: str, folder: Path, side: str) -> tuple[Bundle, Path]:
+    source = save_language_model(name, folder / "model", side)
+    options = Options(
+        class_names=(), model=str(source), task="causal_lm", rank=4, template="question: {text} answer:",
+        max_tokens=24, batch_examples=4, target_modules=LANGUAGE_MODELS[name][2],
+    )  # fmt: skip
+    return write_bundle(options, folder / "bundle"), source
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("llama", "right"),
+        pytest.param("llama", "left", marks=pytest.mark.ci),
+        pytest.param("llama-tied", "right", marks=pytest.mark.ci),
+    ],
+)
+def test_only_responses_are_learned(name: str, side: str, tmp_path: Path) -> None:
+    """The core's loss is transformers' with labels of -100 outside the response; so are its gradients."""
+    bundle, source = causal_bundle(name, tmp_path, side)
+    head = bundle.manifest.chain.methods[-1]
+    assert (head.name, head.delegates, bundle.manifest.chain.head_tokens) == ("head", 1, 32)
+    assert head.planned_bytes < 2.2 * 32 * bundle.manifest.chain.vocabulary * 4
+    encoded = Tokenizer(bundle.tokenizer_path, bundle.manifest.text).encode_responses(PAIRS)
+    assert (encoded.targets != -100).sum() > 32  # more than one run of the head
+    ids, mask = torch.from_numpy(encoded.input_ids), torch.from_numpy(encoded.attention_mask)
+    labels = torch.full_like(ids, -100)  # transformers shifts them itself
+    labels[:, 1:] = torch.from_numpy(encoded.targets)[:, :-1]
+    engine, model = Engine(bundle), build(bundle.manifest, str(source))
+    for seed in range(2):
+        adapter = on_grid(bundle, random_adapter(bundle, seed, 0.1).numpy())
+        reference = eager_model(name, bundle, source, torch.from_numpy(adapter))
+        engine.adapter[:] = adapter
+        model.load_adapter(adapter)
+        total = 0.0
+        for rows in (range(4), [0], [1], [3]):
+            weights = np.array([1.0 if row in rows else 0.0 for row in range(4)])
+            batch = Batch(encoded.input_ids, encoded.attention_mask, encoded.targets, weights)
+            chosen = torch.where(torch.tensor(weights)[:, None] > 0, labels, -100)
+            with torch.no_grad():
+                wanted = reference(input_ids=ids, attention_mask=mask, labels=chosen)
+            loss, count, correct = engine.evaluate([batch])
+            assert count == (chosen != -100).sum()
+            assert loss / count == pytest.approx(float(wanted.loss), rel=TOLERANCE)
+            right = wanted.logits[:, :-1].argmax(-1) == chosen[:, 1:]
+            assert correct == int(right.sum())
+            assert float(model.loss(batch).detach()) == pytest.approx(float(wanted.loss), rel=TOLERANCE)
+            total += loss
+        assert total > 0.0
+    batch = Batch(encoded.input_ids, encoded.attention_mask, encoded.targets, np.array([1.0, 1.0, 0.5, 0.0]))
+    check_projected_gradients(bundle, engine, model, batch)
+
+
+def test_a_causal_task_needs_a_causal_model(tmp_path: Path) -> None:
+    source = save_language_model("bert", tmp_path / "model")
+    with pytest.raises(OptionError, match="a masked one"):
+        write_bundle(Options(class_names=(), model=str(source), task="causal_lm"), tmp_path / "bundle")
+    with pytest.raises(OptionError, match="learns texts"):
+        write_bundle(Options(class_names=("a", "b"), task="causal_lm"), tmp_path / "bundle")
