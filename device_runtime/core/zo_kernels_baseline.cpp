@@ -3,8 +3,12 @@
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
+#define ZO_HAS_FLOOR 0
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#define ZO_HAS_FLOOR 1
+#else
+#define ZO_HAS_FLOOR 0
 #endif
 
 #define ZO_LANES 2
