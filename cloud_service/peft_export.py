@@ -24,7 +24,7 @@ _LORA = ("lora", "lora_fa")
 _PARAMETERS = ("bitfit", "full", "head")
 _POOLED = {
     "mean": "(hidden * mask).sum(1) / mask.sum(1)",
-    "cls": "hidden[:, 0]",
+    "cls": "hidden[torch.arange(len(mask)), mask[..., 0].argmax(1)]",
     "last": "hidden[torch.arange(len(mask)), mask[..., 0].cumsum(1).argmax(1)]",
 }
 _PEFT_ENCODER = "encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(source), adapter).eval()"
@@ -114,7 +114,8 @@ def _config(bundle: Bundle) -> str:
     kind, source, task = bundle.manifest.adapter, bundle.manifest.source, bundle.manifest.task
     task_type: str | None = "FEATURE_EXTRACTION"
     if task.kind != "sequence_classification":
-        task_type = "CAUSAL_LM" if task.pooling == "last" else None  # PEFT has no type for masked ones
+        masked = "{mask}" in bundle.manifest.text.template
+        task_type = None if masked else "CAUSAL_LM"  # PEFT has no type for masked language models
     config = {
         "base_model_name_or_path": source.model,
         "revision": source.revision or None,

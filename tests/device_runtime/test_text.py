@@ -109,6 +109,67 @@ def test_no_texts_or_too_many() -> None:
             tokenizer().encode(texts, rows)
 
 
+def with_template(max_tokens: int = 16, truncate: str = "right", pad: str = "right") -> Tokenizer:
+    """[CLS] review : TEXT it was [MASK] . [SEP]; responses end with [SEP]."""
+    rules = bundle_pb2.Text(
+        max_tokens=max_tokens, truncation_side=truncate, padding_side=pad, pad_id=PAD,
+        pad_to_multiple_tokens=8, template="review: {text} it was {mask}.", text_lead=" ",
+        prefix_ids=[CLS, 3319, 1024], suffix_ids=[2009, 2001, 103, 1012, SEP], end_ids=[SEP],
+    )  # fmt: skip
+    return Tokenizer(tokenizer_path(), rules)
+
+
+def plain_ids(text: str) -> list[int]:
+    return tokenizer(10_000).ids(text)[0][1:-1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_template_is_never_cut(side: str) -> None:
+    before, after = [CLS, 3319, 1024], [2009, 2001, 103, 1012, SEP]
+    own = with_template(truncate=side)
+    assert own.ids("a fine film") == ([*before, *plain_ids("a fine film"), *after], False)
+    assert own.ids("") == ([*before, *after], False)
+    long = "one two three four five six seven eight nine ten eleven twelve"
+    kept = plain_ids(long)[:8] if side == "right" else plain_ids(long)[-8:]
+    assert own.ids(long) == ([*before, *kept, *after], True)
+    assert own.ids(long * 10_000)[0][3:11] == kept
+    # In a batch the mask token is as far from the end of every row's tokens, whatever the text.
+    batch = with_template(truncate=side, pad="left").encode([long, "a fine film"])
+    assert batch.input_ids[:, -3].tolist() == [103, 103]
+    assert batch.truncated.tolist() == [True, False]
+
+
+def test_targets_are_the_tokens_of_the_response() -> None:
+    batch = with_template(24).encode_responses([("a fine film", "yes indeed"), ("hm", "no")], rows=3)
+    for row, said in ((0, [*plain_ids("yes indeed"), SEP]), (1, [*plain_ids("no"), SEP])):
+        ids = batch.input_ids[row][batch.attention_mask[row] == 1].tolist()
+        assert ids[-len(said) :] == said
+        places = np.flatnonzero(batch.targets[row] != -100)
+        assert batch.targets[row][places].tolist() == said
+        assert places.tolist() == list(range(len(ids) - len(said) - 1, len(ids) - 1))
+        assert [ids[place + 1] for place in places] == said
+    assert (batch.targets[2] == -100).all()
+    left = with_template(24, pad="left").encode_responses([("a fine film", "yes indeed"), ("hm", "no")])
+    assert left.targets[:, -1].tolist() == [-100, -100]
+    assert left.targets[:, -2].tolist() == [SEP, SEP]
+
+
+def test_a_long_text_gives_way_to_its_response_and_then_the_response_is_cut() -> None:
+    own, text, answer = with_template(20), "one two three four five six seven eight", "yes " * 30
+    room = 20 - 8
+    ids, said, cut = own.response_ids(text, "yes yes yes")
+    assert (len(ids), said, cut) == (20, 4, False)  # 8 + 3 + the end fit exactly
+    ids, said, cut = own.response_ids(text + " nine ten", "yes yes yes")
+    assert (len(ids), said, cut) == (20, 4, True)
+    assert ids[3 : 3 + room - 4] == plain_ids(text)
+    ids, said, cut = own.response_ids(text, answer)
+    assert (len(ids), said, cut) == (20, 6, True)  # half the room each
+    assert SEP not in ids[-said:]  # a response that was cut does not end
+    ids, said, cut = own.response_ids("", answer)
+    assert (len(ids), said, cut) == (20, room, True)
+    assert own.ids(text + " nine ten eleven twelve")[1] is False  # a text alone has all of the room again
+
+
 def test_not_a_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     for text in ("", "{}", '{"model": 3}'):
