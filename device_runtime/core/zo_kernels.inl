@@ -1,7 +1,7 @@
 // The loops, written so that the compiler vectorises them; compiled once for each instruction set, which defines
-// ZO_LANES, ZO_HAS_FLOOR and ZO_TABLE. No call into the C++ library: its inline functions would be shared between instruction sets.
-// Every operation is an IEEE double or float operation in the order written (no FMA, no reassociation), so all sets and
-// the NumPy twin give the same bits.
+// ZO_LANES, ZO_HAS_FLOOR and ZO_TABLE. No call into the C++ library: its inline functions would be shared between
+// instruction sets. Every operation is an IEEE double or float operation in the order written (no FMA, no
+// reassociation), so all sets and the NumPy twin give the same bits.
 
 namespace cooperllm {
 namespace {
@@ -186,30 +186,47 @@ Faults check_update(const Slice& slice, const zo_step& step) {
   return faults;
 }
 
+// d = floor(x + (b + 1/2) / 65536) of a run, in grid steps. Beyond 2^25 steps any value ends at the bound.
+void fill_moves(const double* x, const uint16_t* bits, uint64_t count, int32_t* moves) {
+  for (uint64_t i = 0; i < count; ++i) {
+    double v = x[i] + (static_cast<double>(static_cast<int32_t>(bits[i])) * 0x1p-16 + 0x1p-17);
+    v = v < -kFarBeyondBound ? -kFarBeyondBound : v;
+    v = v > kFarBeyondBound ? kFarBeyondBound : v;
+    moves[i] = static_cast<int32_t>(floor_of(v));
+  }
+}
+
+// Whole grid steps below 2^23 are exact in int32 and in float32, where the lanes are twice as many as in float64.
+// Counts those that the bound stops, in a pass of its own: a count in the first one keeps GCC from vectorising it.
+uint64_t move(float* target, const Slice& slice, int32_t* moves, uint64_t count) {
+  constexpr int32_t kBound = static_cast<int32_t>(kLargestStep);
+  const float steps_per_unit = static_cast<float>(slice.steps_per_unit), unit = static_cast<float>(slice.unit);
+  int32_t stopped = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    const int32_t t = static_cast<int32_t>(target[i] * steps_per_unit) + moves[i];
+    const int32_t above = t < -kBound ? -kBound : t;
+    const int32_t within = above > kBound ? kBound : above;
+    stopped |= within ^ t;
+    moves[i] = t;
+    target[i] = static_cast<float>(within) * unit;
+  }
+  uint64_t clamped = 0;
+  if (stopped != 0)
+    for (uint64_t i = 0; i < count; ++i) clamped += moves[i] < -kBound || moves[i] > kBound ? 1 : 0;
+  return clamped;
+}
+
 void update(float* theta, const Slice& slice, const zo_step& step, uint64_t* clamped) {
   double x[kChunk], y[kChunk];
   uint64_t pairs[kChunk / 4];
   uint16_t half_words[kChunk];
+  int32_t moves[kChunk];
   for (Run run{}; next_run(slice, &run);) {
     fill_steps(slice, step, run, x, y, nullptr);
     fill_blocks(step.seed, 1, run.base / 8, kChunk / 8, pairs);
     __builtin_memcpy(half_words, pairs, sizeof half_words);
-    float* target = theta + run.done;
-    const uint16_t* bits = half_words + run.first;
-    int64_t beyond = 0;
-    for (uint64_t i = 0; i < run.count; ++i) {
-      const double threshold = static_cast<double>(static_cast<int32_t>(bits[i])) * 0x1p-16 + 0x1p-17;
-      double v = x[i] + threshold;
-      // Beyond 2^25 steps any value ends at the bound; staying below keeps the rounding above exact.
-      v = v < -kFarBeyondBound ? -kFarBeyondBound : v;
-      v = v > kFarBeyondBound ? kFarBeyondBound : v;
-      double t = static_cast<double>(target[i]) * slice.steps_per_unit + floor_of(v);
-      beyond += __builtin_fabs(t) > kLargestStep ? 1 : 0;
-      t = t < -kLargestStep ? -kLargestStep : t;
-      t = t > kLargestStep ? kLargestStep : t;
-      target[i] = static_cast<float>(t * slice.unit);
-    }
-    *clamped += static_cast<uint64_t>(beyond);
+    fill_moves(x, half_words + run.first, run.count, moves);
+    *clamped += move(theta + run.done, slice, moves, run.count);
   }
 }
 
