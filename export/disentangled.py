@@ -80,7 +80,9 @@ class DisentangledAttention(Attention):
     ) -> None:
         super().__init__(shape, *projections)
         self.relative: torch.Tensor
+        self.backwards: torch.Tensor
         self.register_buffer("relative", relative.unsqueeze(0))
+        self.register_buffer("backwards", relative.flip(0).unsqueeze(0))
         self.position_key, self.position_query = position_key, position_query
 
     def scores(
@@ -89,21 +91,18 @@ class DisentangledAttention(Attention):
         """query [B·H, T, d] (scaled), key [B·H, d, T] → [B·H, T, T], before the mask."""
         scores, pick = torch.bmm(query, key), context["offsets"]
         if self.position_key is not None:
-            by_head = self._by_head(self.position_key, adapter)
+            by_head = self._by_head(self.position_key, self.relative, adapter)
             scores = scores + self._picked(query, by_head, pick)
         if self.position_query is not None:
-            by_head = self._by_head(self.position_query, adapter) * self.scale
-            # Seen from the key at j, the same offset; so the result comes out transposed.
-            picked = self._picked(
-                key.permute(0, 2, 1).contiguous(), by_head, pick.permute(2, 1, 0).contiguous()
-            )
-            scores = scores + picked.permute(0, 2, 1)
+            # Seen from the key at j, offset i − j is −(j − i): the one-hot tensor picks from the reverse.
+            by_head = self._by_head(self.position_query, self.backwards, adapter) * self.scale
+            scores = scores + self._picked(key.permute(0, 2, 1).contiguous(), by_head, pick).permute(0, 2, 1)
         return scores
 
-    def _by_head(self, projection: AdaptedLinear, adapter: Tensors) -> torch.Tensor:
-        """The offsets' embeddings, projected: float32 [H, d, 2M − 1]."""
+    def _by_head(self, projection: AdaptedLinear, rows: torch.Tensor, adapter: Tensors) -> torch.Tensor:
+        """The offsets' embeddings [1, 2M − 1, D], projected: float32 [H, d, 2M − 1]."""
         s = self.shape
-        projected: torch.Tensor = projection(self.relative, adapter)
+        projected: torch.Tensor = projection(rows, adapter)
         return projected.view(-1, s.heads, s.head_size).permute(1, 2, 0).contiguous()
 
     def _picked(self, content: torch.Tensor, by_head: torch.Tensor, pick: torch.Tensor) -> torch.Tensor:
