@@ -75,10 +75,10 @@ def chain_methods(bundle: Bundle) -> list[bundle_pb2.MethodEntry]:
 
 
 def settings(entry: Message) -> str:
-    """A kind's entry in words: its kind, then every field that is set, e.g. "lora, r 8, lora_alpha 16"."""
+    """A kind's entry in words: its kind, then every plain field that is set: "lora, r 8, lora_alpha 16"."""
     words = []
     for field, value in entry.ListFields():
-        if field.name != "class_names":
+        if field.name != "class_names" and not (field.is_repeated and field.message_type):
             shown = ", ".join(map(str, value)) if field.is_repeated else _number(value)
             words.append(shown if field.name == "kind" else f"{field.name} {shown}")
     return ", ".join(words)

@@ -70,7 +70,7 @@ def _settings(settings: Settings, job: Path, bundle: Bundle) -> dict[str, str]:
     text, task, kind = bundle.manifest.text, bundle.manifest.task, bundle.manifest.adapter
     return {
         "model": f"{bundle.manifest.source.model}, {bundle.manifest.precision}, {task.pooling} pooling",
-        "adapter": f"{bundle.layout.parameters} parameters, {kind.kind} r={kind.r}",
+        "adapter": f"{bundle.layout.parameters} parameters, {kind.kind}" + (f" r={kind.r}" if kind.r else ""),
         "max_tokens": str(text.max_tokens),
         "bundle": bundle.sha256,
         "seeds": ", ".join(map(str, settings.seeds)),
