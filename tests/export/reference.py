@@ -61,8 +61,11 @@ def eager(
     assert not [name for name in outcome.missing_keys if "lora" in name and "pooler" not in name]
     with torch.no_grad():
         hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        if bundle.manifest.task.pooling == "cls":
-            pooled = hidden[:, 0]
+        pooling, rows = bundle.manifest.task.pooling, torch.arange(len(hidden))
+        if pooling == "cls":
+            pooled = hidden[rows, mask.argmax(1)]
+        elif pooling == "last":
+            pooled = hidden[rows, mask.cumsum(1).argmax(1)]
         else:
             real = mask[..., None].float()
             pooled = (hidden * real).sum(1) / real.sum(1)

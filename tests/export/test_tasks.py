@@ -21,7 +21,7 @@ from export.tasks.pooling import Pooling
 from export.writer import Options, write_bundle
 from tests.export.chain import Chain
 from tests.export.language_models import LANGUAGE_MODELS, eager_model, save_language_model
-from tests.export.reference import random_adapter
+from tests.export.reference import eager, ragged_batch, random_adapter
 
 TOLERANCE = 1e-4
 TEXTS = (
@@ -124,6 +124,28 @@ def on_grid(bundle: Bundle, values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values + np.float32(0.0)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize(("name", "asked", "pooling"), [("llama", "", "last"), ("bert", "cls", "cls")])
+def test_texts_are_classified_by_one_token(name: str, asked: str, pooling: str, tmp_path: Path) -> None:
+    source = save_language_model(name, tmp_path / "model", "left")
+    options = Options(
+        class_names=("red", "green", "blue"), model=str(source), pooling=asked, rank=4, max_tokens=24,
+        batch_examples=4, target_modules=LANGUAGE_MODELS[name][2],
+    )  # fmt: skip
+    bundle = write_bundle(options, tmp_path / "bundle")
+    assert bundle.manifest.task.pooling == pooling
+    assert bundle.manifest.chain.methods[-1].delegates == 1
+    chain = Chain(bundle)
+    for seed, (tokens, side) in enumerate([(16, "left"), (24, "right"), (2, "left")]):
+        adapter = random_adapter(bundle, seed)
+        batch = ragged_batch(bundle, tokens, seed, side)
+        loss, _, logits = chain.run(adapter, *batch)
+        wanted_loss, wanted = eager(bundle, source, adapter, *batch)
+        unit = max(1.0, float(wanted.std()))
+        torch.testing.assert_close(logits, wanted, atol=TOLERANCE * unit, rtol=0)
+        torch.testing.assert_close(loss, wanted_loss, atol=TOLERANCE * unit, rtol=0)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_pooling_by_place(side: str) -> None:
     hidden = torch.randn(3, 6, 4)
@@ -167,7 +189,8 @@ def test_what_cannot_be_label_words_is_refused(tmp_path: Path) -> None:
 
 
 PAIRS = (
-    ("what is the capital of france?", "paris"), ("say it again", "it is paris, the capital of france and a city on the river seine"),
+    ("what is the capital of france?", "paris"),
+    ("say it again", "it is paris, the capital of france and a city on the river seine"),
     ("a question that goes on and on and on and on and on and on for very long", "no"), ("hi", "hello " * 30),
 )  # fmt: skip
 
