@@ -14,7 +14,7 @@ import pytest
 
 from device_runtime.bundle import Bundle
 from device_runtime.zo.layout import Layout
-from export.inspect import add_arguments, amount, outside, run
+from export.inspect import add_arguments, amount, describe, outside, run
 from export.outside import UNEXPECTED, reason
 from export.picture import draw
 from protos import bundle_pb2
@@ -79,6 +79,29 @@ def test_flops_constants_and_blocks_are_the_models(tiny_bundle: Bundle) -> None:
 @pytest.mark.parametrize(("number", "shown"), [(999, "999 B"), (1000, "1.00 kB"), (123456789, "123 MB")])
 def test_amounts(number: int, shown: str) -> None:
     assert amount(number, "B") == shown
+
+
+def test_fidelity_and_methods_beside_the_chain(tiny_bundle: Bundle) -> None:
+    manifest = bundle_pb2.Manifest()
+    manifest.CopyFrom(tiny_bundle.manifest)
+    manifest.fidelity.directions, manifest.fidelity.epsilon = 64, 0.01
+    manifest.fidelity.points.add(epsilon=0.001, initial_correlation=0.5, moved_correlation=0.4)
+    manifest.fidelity.points.add(epsilon=0.01, initial_correlation=0.995, moved_correlation=0.991)
+    manifest.chain.methods.add(name="auxiliary_0", delegates=1, flops=10**15)
+    changed = dataclasses.replace(tiny_bundle, manifest=manifest)
+    lines = describe(changed, layout=False)
+    assert [line for line in lines if "<- least error" in line] == [
+        f"{'0.01':>10}{'0.9950':>10}{'0.9910':>10}  <- least error"
+    ]
+    assert any(line.startswith("auxiliary_0 ") for line in lines)
+    flops = sum(method.flops for method in tiny_bundle.manifest.chain.methods)
+    assert any(amount(flops, "FLOPs") in line for line in lines if line.startswith("one forward"))
+    drawn = draw(changed)
+    assert "1 methods beside the chain" in drawn
+    assert ">auxiliary_0<" not in drawn
+    without = describe(tiny_bundle, layout=True)
+    assert "fidelity: not measured" in without
+    assert len(without) > len(describe(tiny_bundle, layout=False)) + len(tiny_bundle.layout.tensors)
 
 
 def chain_of(bundle: Bundle, segments: int) -> Bundle:
