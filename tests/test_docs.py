@@ -85,3 +85,10 @@ def test_files_named_in_the_documents_exist(document: Path) -> None:
     for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", document.read_text(encoding="utf-8")):
         if (ROOT / name.split("/")[0]).is_dir():
             assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
+def test_every_adapter_kind_is_explained() -> None:
+    from export.adapters.kinds import KINDS
+
+    lines = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8").splitlines()
+    assert tuple(line.split("`")[1] for line in lines if line.startswith("| `")) == KINDS
