@@ -87,16 +87,24 @@ class Weights:
 
     def optional(self, name: str) -> torch.Tensor | None:
         """The tensor of that name as float32, or None where there is none (a bias, say)."""
-        for prefix in self._prefixes:
-            file = self._owner.get(prefix + name)
-            if file is not None and self._outline:
-                import torch
+        for spelling in dict.fromkeys((name, _as_in_tensorflow(name))):
+            for prefix in self._prefixes:
+                file = self._owner.get(prefix + spelling)
+                if file is not None and self._outline:
+                    import torch
 
-                return torch.empty(file.get_slice(prefix + name).get_shape(), device="meta")
-            if file is not None:
-                tensor: torch.Tensor = file.get_tensor(prefix + name).float()
-                return tensor
+                    return torch.empty(file.get_slice(prefix + spelling).get_shape(), device="meta")
+                if file is not None:
+                    tensor: torch.Tensor = file.get_tensor(prefix + spelling).float()
+                    return tensor
         return None
+
+
+def _as_in_tensorflow(name: str) -> str:
+    """What checkpoints converted from TensorFlow call a norm, e.g. bert-base-uncased: gamma and beta."""
+    if name.endswith("LayerNorm.weight"):
+        return name.removesuffix("weight") + "gamma"
+    return name.removesuffix("bias") + "beta" if name.endswith("LayerNorm.bias") else name
 
 
 def locate(model: str, revision: str = "") -> Source:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from device_runtime.errors import BundleError
 from export.adapters import Adapter
@@ -150,6 +151,26 @@ def test_what_stops_a_model_is_named(
     with pytest.raises(BundleError, match=reason) as caught:
         write_bundle(Options(model=str(source), class_names=CLASSES, max_tokens=MAX_TOKENS), tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_norms_by_their_first_names(tmp_path: Path) -> None:
+    """The first BERT checkpoints say gamma and beta; transformers reads both."""
+    source = save_tiny("bert", tmp_path / "bert")
+    tensors = load_file(source / "model.safetensors")
+    batch = batch_of(8, "right", 0)
+    with torch.no_grad():
+        wanted = frozen_family(source, left_padding=False).embed()(*batch)[0]
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, source / "model.safetensors")
+    with torch.no_grad():
+        found = frozen_family(source, left_padding=False).embed()(*batch)[0]
+    assert torch.equal(found, wanted)
 
 
 def test_every_family_has_a_tiny_model() -> None:
