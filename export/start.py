@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from device_runtime.errors import OptionError
+from device_runtime.errors import BundleError, OptionError
+from device_runtime.zo.errors import ZoError
 from device_runtime.zo.grid import choose_exponent, round_to_grid
 from device_runtime.zo.layout import Layout
 from export.adapters.kinds import KINDS
@@ -133,13 +134,19 @@ def _on_grid(
 ) -> tuple[Layout, npt.NDArray[np.float32]]:
     """The layout of (segment, name) → values, each tensor with its grid exponent, and the values rounded."""
     layout = Layout.build(
-        (name, segment, values.shape, choose_exponent(float(np.abs(values).max(initial=0.0))))
-        for (segment, name), values in start.items()
+        (name, segment, values.shape, _exponent(name, values)) for (segment, name), values in start.items()
     )
     vector = np.empty(layout.parameters, np.float32)
     for tensor in layout.tensors:
         vector[tensor.span] = round_to_grid(start[tensor.segment, tensor.name].reshape(-1), tensor.exponent)
     return layout, vector
+
+
+def _exponent(name: str, values: npt.NDArray[np.float32]) -> int:
+    try:
+        return choose_exponent(float(np.abs(values).max(initial=0.0)))
+    except ZoError as error:
+        raise BundleError(f"{name}: {error}") from error
 
 
 def _at_least_one(value: int, option: str) -> None:

@@ -228,6 +228,7 @@ def test_tensors_that_do_not_fit(saved: Path, options: Options, tmp_path: Path) 
         ),
         ({**tensors, name: torch.full((32, 2), torch.nan)}, "contains NaN or infinity"),
         ({**tensors, name: torch.full((32, 2), torch.inf)}, "contains NaN or infinity"),
+        ({**tensors, name: torch.full((32, 2), 3e38)}, "key.lora_B.weight: no grid holds .* 3e.38"),
         ({**tensors, f"{HEAD}weight": torch.zeros(4, 32)}, r"\[4, 32\], this program takes \[3, 32\]"),
     ]:
         change(saved, altered)
