@@ -13,7 +13,7 @@ from device_runtime.bundle import Bundle
 from export.source import DEFAULT_MODEL, locate
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
     "intermediate_size": 48, "max_position_embeddings": 64, "initializer_range": 0.3,
 }  # fmt: skip
 # Name → (model_type, what differs, LoRA's target modules, transformers' class).
@@ -27,7 +27,7 @@ LANGUAGE_MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     ),
     "llama-tied": (
         "llama",
-        {**COMMON, "tie_word_embeddings": True, "pad_token_id": 0},
+        {**COMMON, "num_hidden_layers": 2, "tie_word_embeddings": True, "pad_token_id": 0},
         ("q_proj", "down_proj"),
         "AutoModelForCausalLM",
     ),

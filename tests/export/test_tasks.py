@@ -55,10 +55,10 @@ def predicted_place(bundle: Bundle, row: torch.Tensor, real: torch.Tensor) -> in
     ("name", "side"),
     [
         ("bert", "left"),
-        pytest.param("bert", "right", marks=pytest.mark.ci),
         pytest.param("llama", "left", marks=pytest.mark.ci),
-        pytest.param("llama", "right", marks=pytest.mark.ci),
-        pytest.param("llama-tied", "left", marks=pytest.mark.ci),
+        pytest.param("bert", "right", marks=pytest.mark.long),
+        pytest.param("llama", "right", marks=pytest.mark.long),
+        pytest.param("llama-tied", "left", marks=pytest.mark.long),
     ],
 )
 def test_label_words_are_the_language_models_own_logits(name: str, side: str, tmp_path: Path) -> None:
@@ -124,8 +124,13 @@ def on_grid(bundle: Bundle, values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values + np.float32(0.0)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize(("name", "asked", "pooling"), [("llama", "", "last"), ("bert", "cls", "cls")])
+@pytest.mark.parametrize(
+    ("name", "asked", "pooling"),
+    [
+        pytest.param("llama", "", "last", marks=pytest.mark.ci),
+        pytest.param("bert", "cls", "cls", marks=pytest.mark.long),
+    ],
+)
 def test_texts_are_classified_by_one_token(name: str, asked: str, pooling: str, tmp_path: Path) -> None:
     source = save_language_model(name, tmp_path / "model", "left")
     options = Options(
@@ -207,9 +212,9 @@ def causal_bundle(name: str, folder: Path, side: str) -> tuple[Bundle, Path]:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("llama", "right"),
-        pytest.param("llama", "left", marks=pytest.mark.ci),
-        pytest.param("llama-tied", "right", marks=pytest.mark.ci),
+        pytest.param("llama", "right", marks=pytest.mark.ci),
+        pytest.param("llama", "left", marks=pytest.mark.long),
+        pytest.param("llama-tied", "right", marks=pytest.mark.long),
     ],
 )
 def test_only_responses_are_learned(name: str, side: str, tmp_path: Path) -> None:
