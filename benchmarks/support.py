@@ -96,10 +96,11 @@ def _run(combination: Combination, folder: Path) -> dict[str, Any]:
     engine = Engine(bundle)
     examples = engine.example_set([Example(text, label) for text, label in TEXTS])
     batches = examples.batches(range(len(TEXTS)))
+    batch: Any = batches[0]
     total, count, _ = engine.evaluate(batches)
     model = build(bundle.manifest, str(source))
     model.load_adapter(bundle.adapter)
-    wanted = float(model.loss(batches[0]).detach())
+    wanted = float(model.loss(batch).detach())
     apart = abs(total / count - wanted) / (1 + abs(wanted))
     if not math.isfinite(apart) or (combination.precision == "fp32" and apart > TOLERANCE):
         raise ValueError(f"the program's loss is {total / count:.5g}, the torch model's {wanted:.5g}")
