@@ -17,10 +17,6 @@ manifest says, so the scoring is
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,16 +27,12 @@ from torch import nn
 from device_runtime.bundle import layout_of
 from device_runtime.errors import BundleError
 from device_runtime.zo.layout import Layout
-from export.adapters import Adapter
-from export.adapters.kinds import adapter_kind
-from export.embedding import Embed
-from export.families import PREFIXES, Family, Modules, Rules, family_of, language_root
-from export.segments import Auxiliary, Head, Segment, cut
-from export.source import Source, Weights, locate
-from export.tasks import Task
-from export.tasks.language_head import LanguageHead
+from export.network import Network, configuration, family_maker, network_of
+from export.source import locate
 from export.token_head import TokenHead
 from protos import bundle_pb2
+
+__all__ = ["Batch", "Model", "Network", "build", "configuration", "family_maker", "network_of"]
 
 
 class Batch(Protocol):
@@ -57,84 +49,6 @@ class Batch(Protocol):
     attention_mask: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[Any]
-
-
-class Network:
-    """The frozen chain `embed`, segments, `head` in outline; each part is made when it is asked for.
-
-    Args:
-        make: the family, with the weights that it is given.
-        source: the model's files.
-        task: makes what `head` computes, for a family.
-        segments: K; None for one segment a block.
-
-    Attributes:
-        hidden_size, max_tokens: the family's.
-        head_tokens, vocabulary: the task's.
-        shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
-
-    Raises:
-        BundleError: the source's tensors are not the family's, or it has fewer blocks than segments.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[Weights], Family],
-        source: Source,
-        task: Callable[[Family], Task],
-        segments: int | None,
-    ) -> None:
-        self._family = make(Weights(source, PREFIXES))
-        outline = make(Weights(source, PREFIXES, outline=True))
-        self.hidden_size, self.max_tokens = outline.hidden_size, outline.max_tokens
-        self._cut = cut(len(outline.blocks), 1 if outline.shared and segments is None else segments)
-        if outline.shared and len(self._cut) > 1:
-            raise BundleError("--segments: this model's layers share their weights; they stay in one segment")
-        self._context = outline.embed().context_names
-        self._task = task
-        parts: list[Any] = [self._segment(outline, k) for k in range(len(self._cut))]
-        head = self._head(outline)
-        self.head_tokens, self.vocabulary = head.task.head_tokens, head.task.vocabulary
-        parts.append(head)
-        self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
-
-    @property
-    def segments(self) -> int:
-        """K."""
-        return len(self._cut)
-
-    def blocks(self, k: int) -> int:
-        """How many of the model's blocks segment k holds."""
-        return len(self._cut[k])
-
-    @property
-    def head(self) -> Head | TokenHead:
-        """The method `head` as a module, which is the task."""
-        return self._head(self._family)
-
-    def embed(self) -> Embed:
-        """The method `embed` as a module."""
-        return self._family.embed()
-
-    def segment(self, k: int) -> Segment:
-        """The method `segment_k` as a module."""
-        return self._segment(self._family, k)
-
-    def auxiliary(self, k: int) -> Auxiliary | None:
-        """The method `auxiliary_k` as a module; None where the adapter kind has no such branch."""
-        branch = Auxiliary(self.segment(k))
-        return branch if branch.parts else None
-
-    def _head(self, family: Family) -> Head | TokenHead:
-        task = self._task(family)
-        kind = TokenHead if task.head_tokens else Head
-        return kind(task, None if family.project is None else family.project())
-
-    def _segment(self, family: Family, k: int) -> Segment:
-        blocks = [family.blocks[i]() for i in self._cut[k]]
-        if k == len(self._cut) - 1 and family.final is not None:
-            blocks.append(family.final())
-        return Segment(blocks, self._context)
 
 
 class Model(nn.Module):
@@ -250,98 +164,6 @@ def build(manifest: bundle_pb2.Manifest, model: str | None = None) -> Model:
             f"({manifest.source.model}); give the folder with those weights"
         )
     return Model(network_of(manifest, source, manifest.chain.segments), layout_of(manifest))
-
-
-def network_of(manifest: bundle_pb2.Manifest, source: Source, segments: int | None) -> Network:
-    """The chain that a manifest's family, adapter, task and text entries describe, with a source's weights.
-
-    Args:
-        manifest: with those entries.
-        source: the model's files.
-        segments: K; None for one segment a block.
-
-    Raises:
-        BundleError: one of them is not supported; the message lists what is.
-    """
-    adapter = adapter_kind(manifest.adapter)
-    make = family_maker(manifest)
-    return Network(
-        lambda weights: make(weights, adapter),
-        source,
-        lambda family: task_kind(manifest.task, family),
-        segments,
-    )
-
-
-def family_maker(manifest: bundle_pb2.Manifest) -> Callable[[Weights, Adapter], Family]:
-    """The family that a manifest describes, as a function of the weights and the adapter kind.
-
-    Raises:
-        BundleError: it is not supported; the message lists what is.
-    """
-    fields = json.loads(manifest.source.config_json)
-    family = family_of(manifest.family)
-    config = configuration(fields)
-    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
-    base_model = manifest.task.kind == "sequence_classification"
-    root = Modules.root if base_model else language_root(manifest.family)
-
-    def make(weights: Weights, adapter: Adapter) -> Family:
-        made = family(config, Modules(weights, adapter, rules, root))
-        blocks = [partial(adapter.block, index, block) for index, block in enumerate(made.blocks)]
-        return replace(made, blocks=blocks)
-
-    return make
-
-
-def configuration(fields: dict[str, Any]) -> Any:
-    """config.json as transformers' configuration object, which fills in what the file leaves out.
-
-    Raises:
-        BundleError: transformers refuses it.
-    """
-    from transformers import AutoConfig
-
-    options = {name: value for name, value in fields.items() if name != "model_type"}
-    try:
-        return AutoConfig.for_model(str(fields.get("model_type", "")), **options)
-    except Exception as error:  # transformers and its validators raise many kinds
-        raise BundleError(f"config.json: transformers refuses it ({str(error).splitlines()[0]})") from error
-
-
-def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
-    """The task that a manifest names.
-
-    Raises:
-        BundleError: no such task, or the checkpoint has no language model's head where it needs one.
-    """
-    if entry.kind == "sequence_classification":
-        from export.tasks.sequence_classification import SequenceClassification
-
-        return SequenceClassification(entry.pooling, len(entry.class_names), family.output_size)
-    if entry.kind == "label_words":
-        from export.tasks.label_words import LabelWords
-
-        place = (entry.pooling, entry.pooling_offset_tokens)
-        return LabelWords(_language_head(family), entry.label_word_ids, *place, family.output_size)
-    if entry.kind == "causal_lm":
-        from export.tasks.causal_lm import CausalLM
-
-        return CausalLM(_language_head(family))
-    known = "sequence_classification, label_words, causal_lm"
-    raise BundleError(f"task {entry.kind!r} is not supported; supported: {known}")
-
-
-def _language_head(family: Family) -> LanguageHead:
-    try:
-        if family.language_head is not None:
-            return family.language_head()
-    except BundleError as error:
-        raise BundleError(
-            f"this task needs the language model's own head: {error}; give a checkpoint that was saved from "
-            "AutoModelForMaskedLM or AutoModelForCausalLM"
-        ) from error
-    raise BundleError("this task needs a language model's own head, which this family has none of")
 
 
 def _tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
