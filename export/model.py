@@ -45,10 +45,17 @@ class Batch(Protocol):
         weights: float [B], 0 for a padding row.
     """
 
-    input_ids: npt.NDArray[np.int64]
-    attention_mask: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[Any]
+    @property
+    def input_ids(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def attention_mask(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def weights(self) -> npt.NDArray[Any]: ...
 
 
 class Model(nn.Module):
