@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,9 +24,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program's bytes, and what the manifest says about its methods."""
+    """A program, and what the manifest says about its methods.
 
-    program: bytes
+    Attributes:
+        write: puts the program into an open file, without all of its bytes in memory once more.
+        methods: the manifest's entries.
+    """
+
+    write: Callable[[BinaryIO], None]
     methods: list[bundle_pb2.MethodEntry]
 
 
@@ -77,7 +82,7 @@ def lower(
             raise BundleError(
                 f"{entry.name}: {entry.delegates} delegates, outside XNNPACK: {left}; it must be one"
             )
-    return Lowered(bytes(lowered.buffer), entries)
+    return Lowered(lowered.write_to_file, entries)
 
 
 def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors.numpy import save
 
@@ -26,7 +28,8 @@ from export.text import SourceTokenizer
 from export.trials import AUTO, chosen
 from protos import bundle_pb2
 
-Parts = dict[str, tuple[str, bytes | Path]]  # of a bundle: its file's name, and the bytes or a file to move
+# Of a bundle: a file's name, and its bytes, what writes them, or a file to move.
+Parts = dict[str, tuple[str, bytes | Callable[[BinaryIO], None] | Path]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def write_bundle(
         manifest.precision = precision
         _fill_chain(manifest, network, lowered, options.batch_examples)
         progress("writing the bundle")
-        return _place(target, manifest, {"program": ("program.pte", lowered.program), **parts})
+        return _place(target, manifest, {"program": ("program.pte", lowered.write), **parts})
 
     if options.calibration is None or not options.fidelity_directions:
         return attempt(options.precision, folder)
@@ -224,9 +227,12 @@ def _place(folder: Path, manifest: bundle_pb2.Manifest, parts: Parts) -> Bundle:
     return Bundle.open(folder)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        if isinstance(data, bytes):
+            file.write(data)
+        else:
+            data(file)
         file.flush()
         os.fsync(file.fileno())
 
