@@ -50,23 +50,28 @@ class Prefix(Trained):
         self.by_head = (tokens, kv_heads, head_size)
         shape = (tokens, kv_heads * head_size)
         self.adapter_shapes = {self.key_name: shape, self.value_name: shape}
+        self.one: torch.Tensor
+        self.register_buffer("one", torch.ones(1))
 
     def keys(self, adapter: Tensors, batch: int) -> torch.Tensor:
         """float32 [B·KV, d, P]."""
-        return _repeated(adapter[self.key_name].view(self.by_head).permute(1, 2, 0), batch)
+        return _repeated(adapter[self.key_name].view(self.by_head).permute(1, 2, 0), batch, self.one)
 
     def values(self, adapter: Tensors, batch: int) -> torch.Tensor:
         """float32 [B·KV, P, d]."""
-        return _repeated(adapter[self.value_name].view(self.by_head).permute(1, 0, 2), batch)
+        return _repeated(adapter[self.value_name].view(self.by_head).permute(1, 0, 2), batch, self.one)
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Normal with deviation 0.02, as transformers starts new parameters."""
         return rng.normal(0.0, 0.02, shape).astype(np.float32)
 
 
-def _repeated(x: torch.Tensor, times: int) -> torch.Tensor:
-    """x that many times along its first axis, by doubling: XNNPACK takes a cat of few tensors, no expand."""
+def _repeated(x: torch.Tensor, times: int, one: torch.Tensor) -> torch.Tensor:
+    """x that many times along its first axis, by doubling: XNNPACK takes a cat of few tensors, no expand.
+
+    It takes none of a tensor with itself either, so one of the two is a product with 1, float32 [1].
+    """
     if times == 1:
         return x.contiguous()
-    half = _repeated(x, times // 2)
-    return torch.cat([half, half, x] if times % 2 else [half, half])
+    half = _repeated(x, times // 2, one)
+    return torch.cat([half, half * one, x] if times % 2 else [half, half * one])
