@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from cloud_service.peft_words import words_snippet
 from cloud_service.plan import Float32
 from device_runtime.bundle import Bundle
 from device_runtime.errors import BundleError
@@ -88,6 +89,8 @@ def snippet(bundle: Bundle) -> str:
     if not _scores(bundle):
         kind, task = bundle.manifest.adapter.kind, bundle.manifest.task.kind
         raise BundleError(f"transformers and PEFT cannot score {task} with the adapter kind {kind}")
+    if bundle.manifest.task.kind == "label_words":
+        return words_snippet(bundle)
     peft = bundle.manifest.adapter.kind in _LORA
     classifier = next(t.name for t in bundle.layout.tensors if t.name.endswith("classifier.weight"))
     return _SNIPPET.format(
@@ -101,8 +104,10 @@ def snippet(bundle: Bundle) -> str:
 
 
 def _scores(bundle: Bundle) -> bool:
-    known = (*_LORA, *_PARAMETERS)
-    return bundle.manifest.task.kind == "sequence_classification" and bundle.manifest.adapter.kind in known
+    task, kind = bundle.manifest.task.kind, bundle.manifest.adapter.kind
+    if task == "label_words":
+        return kind in _LORA
+    return task == "sequence_classification" and kind in (*_LORA, *_PARAMETERS)
 
 
 def _readme(kind: bundle_pb2.AdapterKind) -> str:
