@@ -47,7 +47,7 @@ class Network:
         segments: int | None,
     ) -> None:
         self._family = make(Weights(source, PREFIXES))
-        outline = make(Weights(source, PREFIXES, outline=True))
+        self._outline = outline = make(Weights(source, PREFIXES, outline=True))
         self.hidden_size, self.max_tokens = outline.hidden_size, outline.max_tokens
         self._cut = cut(len(outline.blocks), 1 if outline.shared and segments is None else segments)
         if outline.shared and len(self._cut) > 1:
@@ -84,7 +84,7 @@ class Network:
 
     def auxiliary(self, k: int) -> Auxiliary | None:
         """The method `auxiliary_k` as a module; None where the adapter kind has no such branch."""
-        branch = Auxiliary(self.segment(k))
+        branch = Auxiliary(self._segment(self._outline, k))  # which reads no frozen weight
         return branch if branch.parts else None
 
     def _head(self, family: Family) -> Head | TokenHead:

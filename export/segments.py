@@ -79,22 +79,22 @@ class Auxiliary(nn.Module):
     """A segment without its frozen part: the hidden states through its adapters alone, one after the other.
 
     ChainFed (arXiv 2604.06819) takes its global loss through such a branch of the segments not loaded.
-    Only adapters that stand between two equal widths have it (see AdaptedLinear.auxiliary).
+    Only adapters between two equal widths have it (adapters/bottleneck.py); another kind is the identity.
     """
 
     def __init__(self, segment: Segment) -> None:
         super().__init__()
         self.shapes = segment.shapes
-        self.parts = nn.ModuleList(part for part in segment.modules() if hasattr(part, "auxiliary"))
+        # Not as submodules: what is frozen in them would become part of the program.
+        self.parts: list[Any] = [part for part in segment.modules() if hasattr(part, "auxiliary")]
 
     def forward(self, hidden: torch.Tensor, *adapter: torch.Tensor) -> torch.Tensor:
         """hidden float32 [B,T,D] and the segment's adapter tensors → hidden float32 [B,T,D]."""
         named = dict(zip(self.shapes, adapter, strict=True))
         batch, _, width = hidden.shape
         x = hidden.view(1, -1, width)
-        adapted: Any
-        for adapted in self.parts:
-            x = adapted.auxiliary(x, named)
+        for part in self.parts:
+            x = part.auxiliary(x, named)
         return x.view(batch, -1, width)
 
 
