@@ -138,7 +138,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         for place, row in enumerate(names):
             if row in GOALS:
                 above.hlines(GOALS[row], place - 0.4, place + 0.4, colors="#cf222e", linestyles="dashed")
-        above.set_title(f"{result['model']}, {result['threads']} threads")
+        above.margins(y=0.12)
+        below.margins(y=0.12)
+        above.set_title(f"{result['model']}, threads: {result['threads']}")
         above.set_ylabel("times as fast as eager (dashed: goal)")
         peaks = [rows[row]["peak_rss_bytes"] / 1e6 for row in names]
         below.bar_label(below.bar(names, peaks, color=colours), fmt="%.0f")
