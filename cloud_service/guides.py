@@ -112,11 +112,12 @@ class Objective:
     def scale(self, adapter: Float32) -> Float32:
         """s (n,), positive: reciprocal root mean squares of each parameter's gradients; 1 where inactive.
 
-        In the head the gradients are those of a head of zeros with every label in turn:
-        for a linear head this is 1 / rms(feature) for a weight and 1 for a bias, however the head may be at
-        `adapter`. So one unit of noise moves every logit equally. Elsewhere they are the gradients of the
-        examples' own labels. A squared gradient counts as at least 1 % of its tensor's (of its segment's
-        where the tensor has none) mean.
+        In the head the gradients are those of a head of zeros with every label in turn: for a linear head
+        this is 1 / rms(feature) for a weight and 1 for a bias, however the head may be at `adapter`. So one
+        unit of noise moves every logit equally. Elsewhere they are the gradients of the examples' own labels,
+        beside their mean over the segment: a scale of about 1, since how much larger than 1 a whole segment's
+        could be says nothing of how far its parameters may go. A squared gradient counts as at least 1 % of
+        that mean (in the head: of its tensor's); a tensor without any (LoRA's A, while B is zero) keeps 1.
         """
         squares = np.zeros(self.layout.parameters)
         last = len(self._model.segments)  # the head's number; a frozen one has no parameters
@@ -128,14 +129,16 @@ class Objective:
         if self.segments[-1] == last:
             labelled = [self._mean_squares(blank, label)[head] for label in range(self.classes)]
             squares[head] = np.sum(labelled, axis=0) / self.classes
-        classes = self.classes or 2  # a response's tokens: as of two classes, in every segment alike
-        unit = (classes - 1) / classes**2  # mean square of (1/C - [label = c]) over the labels
         scale = np.ones(self.layout.parameters)
         for segment in self.segments:
-            whole = float(np.mean(squares[self.layout.segment_slice(segment)]))
+            unit = float(np.mean(squares[self.layout.segment_slice(segment)]))
+            if segment == last:  # the mean square of (1/C - [label = c]) over the labels
+                unit = (self.classes - 1) / self.classes**2
             for tensor in self.layout.segment_tensors(segment):
-                mean = float(np.mean(squares[tensor.span])) or whole or unit
-                scale[tensor.span] = np.sqrt(unit / (squares[tensor.span] + _DAMPING * mean))
+                mean = float(np.mean(squares[tensor.span]))
+                if mean > 0.0:
+                    least = _DAMPING * (mean if segment == last else unit)
+                    scale[tensor.span] = np.sqrt(unit / (squares[tensor.span] + least))
         return scale.astype(np.float32)
 
     def guides(self, adapter: Float32, scale: Float32 | None) -> Guides:

@@ -103,8 +103,14 @@ def test_the_scale_is_positive_and_for_the_head_the_features_root_mean_square(
     np.testing.assert_allclose(head["bias"], 1.0, rtol=0.01)
     everywhere = public_side(job_over(bundle, source, tmp_path, "all"), bundle).scale(bundle.adapter)
     assert everywhere is not None
-    assert np.all(np.isfinite(everywhere))
-    assert np.all(everywhere > 0)
+    np.testing.assert_array_equal(
+        everywhere[bundle.layout.segment_slice(2)], scale[bundle.layout.segment_slice(2)]
+    )
+    for tensor in (t for t in bundle.layout.tensors if t.segment < 2):
+        values = everywhere[tensor.span]
+        assert np.all((values > 0.01) & (values <= 10.0)), tensor.name
+        # B is zero, so A has no gradient yet: nothing is known of it.
+        assert np.all(values == 1.0) == tensor.name.endswith("lora_A.weight")
 
 
 def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(
