@@ -5,7 +5,7 @@ This is what a device does with its data, from top to bottom:
     step:       draw a batch from the private examples by the step's seed
                 for each direction z:  rho = (L(theta + epsilon z') - L(theta - epsilon z')) / (2 epsilon)
                 each rho: clip, noise, round to float32: that is what leaves, and what the device goes on with
-                when the step says so, move: theta <- theta - rate * mean_j(rho_j z'_j), rounded stochastically
+                when the step says so, move: theta <- theta - rate * mean_j(rho_j z'_j), rounded as all steps
     at the end: theta is again the version that the task was about, bit for bit
 
 Nothing here knows a network, a file or a round. State goes in as arguments and comes out as the result; the
