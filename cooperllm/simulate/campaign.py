@@ -76,7 +76,7 @@ def _bundle(settings: Settings, class_names: Sequence[str], view: View) -> Bundl
         path, _ = exported_bundle(settings.model, class_names)
         return Bundle.open(path)
     bundle = Bundle.open(settings.bundle)
-    if bundle.known_labels not in (None, list(class_names)):
+    if bundle.known_labels is not None and not set(class_names) <= set(bundle.known_labels):
         raise InputError(
             f"{settings.bundle}: made for the classes {', '.join(bundle.class_names)}, the data have "
             f"{', '.join(class_names)}; export one for these, or leave --bundle out"
