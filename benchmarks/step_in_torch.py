@@ -18,7 +18,9 @@ import torch
 from benchmarks.processes import finish, wait_for_reading
 from benchmarks.step_inputs import batch_arrays
 from device_runtime.bundle import Bundle
-from export.model import Model, build
+from export.model import Model
+from export.network import network_of
+from export.source import locate
 
 EPSILON = 1e-3
 LEARNING_RATE = 1e-4
@@ -57,6 +59,23 @@ def adamw_step(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor])
     return step
 
 
+def lean_model(bundle: Bundle) -> Model:
+    """The torch model without transformers, whose import would be a third of what this process holds.
+
+    Only its configuration classes are needed of it, and MiniLM's file says all but two of what is read.
+    """
+    manifest = bundle.manifest
+    source = locate(manifest.source.model, manifest.source.revision)
+    network = network_of(
+        manifest,
+        source,
+        manifest.chain.segments,
+        lambda fields: SimpleNamespace(**{"is_decoder": False, "tie_word_embeddings": True, **fields}),
+    )
+    assert "transformers" not in sys.modules
+    return Model(network, bundle.layout)
+
+
 def trained(model: Model, which: str) -> list[torch.Tensor]:
     """The tensors that move: the adapter, or that and every weight of the network (which are its buffers)."""
     if which == "adapter":
@@ -72,7 +91,7 @@ def main(method: str, which: str, folder: str, tokens: int, steps: int, threads:
     wait_for_reading()
     torch.set_num_threads(threads)
     bundle = Bundle.open(folder)
-    model = build(bundle.manifest)
+    model = lean_model(bundle)
     model.load_adapter(bundle.adapter)
     names = ("input_ids", "attention_mask", "labels", "weights")
     batch = SimpleNamespace(**dict(zip(names, batch_arrays(bundle, tokens), strict=True)))

@@ -71,12 +71,13 @@ class Model(nn.Module):
 
     def __init__(self, network: Network, layout: Layout) -> None:
         super().__init__()
-        wanted = [(k, name, shape) for k, part in enumerate(network.shapes) for name, shape in part.items()]
-        if wanted != [(t.segment, t.name, t.shape) for t in layout.tensors]:
-            raise BundleError("the layout is not of this model: export the bundle again from the same source")
         self.embed = network.embed()
         self.segments = nn.ModuleList(network.segment(k) for k in range(network.segments))
         self.head = network.head
+        parts: list[Any] = [*self.segments, self.head]
+        wanted = [(k, name, shape) for k, part in enumerate(parts) for name, shape in part.shapes.items()]
+        if wanted != [(t.segment, t.name, t.shape) for t in layout.tensors]:
+            raise BundleError("the layout is not of this model: export the bundle again from the same source")
         self.layout = layout
         self.adapter = nn.Parameter(torch.zeros(layout.parameters))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from device_runtime.errors import BundleError
@@ -32,11 +32,10 @@ class Network:
 
     Attributes:
         hidden_size, max_tokens: the family's.
-        head_tokens, vocabulary: the task's.
-        shapes: for each segment (the head last), name → shape of its adapter tensors in order of name.
 
     Raises:
-        BundleError: the source's tensors are not the family's, or it has fewer blocks than segments.
+        BundleError: it has fewer blocks than segments; and, when a part or a shape is asked for, that the
+            source's tensors are not the family's.
     """
 
     def __init__(
@@ -46,19 +45,37 @@ class Network:
         task: Callable[[Family], Task],
         segments: int | None,
     ) -> None:
-        self._family = make(Weights(source, PREFIXES))
-        self._outline = outline = make(Weights(source, PREFIXES, outline=True))
-        self.hidden_size, self.max_tokens = outline.hidden_size, outline.max_tokens
-        self._cut = cut(len(outline.blocks), 1 if outline.shared and segments is None else segments)
-        if outline.shared and len(self._cut) > 1:
+        self._make, self._source, self._task = make, source, task
+        self._family = family = make(Weights(source, PREFIXES))
+        self.hidden_size, self.max_tokens = family.hidden_size, family.max_tokens
+        self._cut = cut(len(family.blocks), 1 if family.shared and segments is None else segments)
+        if family.shared and len(self._cut) > 1:
             raise BundleError("--segments: this model's layers share their weights; they stay in one segment")
-        self._context = outline.embed().context_names
-        self._task = task
-        parts: list[Any] = [self._segment(outline, k) for k in range(len(self._cut))]
-        head = self._head(outline)
-        self.head_tokens, self.vocabulary = head.task.head_tokens, head.task.vocabulary
-        parts.append(head)
-        self.shapes: list[dict[str, tuple[int, ...]]] = [dict(part.shapes) for part in parts]
+
+    @cached_property
+    def _outline(self) -> Family:
+        """The family on torch's meta device: shapes without values. Torch loads much of itself for it."""
+        return self._make(Weights(self._source, PREFIXES, outline=True))
+
+    @cached_property
+    def _context(self) -> tuple[str, ...]:
+        return self._outline.embed().context_names
+
+    @cached_property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """For each segment (the head last), name → shape of its adapter tensors in order of name."""
+        parts: list[Any] = [self._segment(self._outline, k) for k in range(len(self._cut))]
+        return [dict(part.shapes) for part in (*parts, self._head(self._outline))]
+
+    @property
+    def head_tokens(self) -> int:
+        """The task's: how many tokens one run of the head takes; 0 where it takes whole batches."""
+        return self._head(self._outline).task.head_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """The task's."""
+        return self._head(self._outline).task.vocabulary
 
     @property
     def segments(self) -> int:
@@ -76,7 +93,9 @@ class Network:
 
     def embed(self) -> Embed:
         """The method `embed` as a module."""
-        return self._family.embed()
+        made = self._family.embed()
+        self._context = made.context_names  # so that nobody has to make an outline for them
+        return made
 
     def segment(self, k: int) -> Segment:
         """The method `segment_k` as a module."""
@@ -99,48 +118,6 @@ class Network:
         return Segment(blocks, self._context)
 
 
-def network_of(manifest: bundle_pb2.Manifest, source: Source, segments: int | None) -> Network:
-    """The chain that a manifest's family, adapter, task and text entries describe, with a source's weights.
-
-    Args:
-        manifest: with those entries.
-        source: the model's files.
-        segments: K; None for one segment a block.
-
-    Raises:
-        BundleError: one of them is not supported; the message lists what is.
-    """
-    adapter = adapter_kind(manifest.adapter)
-    make = family_maker(manifest)
-    return Network(
-        lambda weights: make(weights, adapter),
-        source,
-        lambda family: task_kind(manifest.task, family),
-        segments,
-    )
-
-
-def family_maker(manifest: bundle_pb2.Manifest) -> Callable[[Weights, Adapter], Family]:
-    """The family that a manifest describes, as a function of the weights and the adapter kind.
-
-    Raises:
-        BundleError: it is not supported; the message lists what is.
-    """
-    fields = json.loads(manifest.source.config_json)
-    family = family_of(manifest.family)
-    config = configuration(fields)
-    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
-    base_model = manifest.task.kind == "sequence_classification"
-    root = Modules.root if base_model else language_root(manifest.family)
-
-    def make(weights: Weights, adapter: Adapter) -> Family:
-        made = family(config, Modules(weights, adapter, rules, root))
-        blocks = [partial(adapter.block, index, block) for index, block in enumerate(made.blocks)]
-        return replace(made, blocks=blocks)
-
-    return make
-
-
 def configuration(fields: dict[str, Any]) -> Any:
     """config.json as transformers' configuration object, which fills in what the file leaves out.
 
@@ -154,6 +131,56 @@ def configuration(fields: dict[str, Any]) -> Any:
         return AutoConfig.for_model(str(fields.get("model_type", "")), **options)
     except Exception as error:  # transformers and its validators raise many kinds
         raise BundleError(f"config.json: transformers refuses it ({str(error).splitlines()[0]})") from error
+
+
+def network_of(
+    manifest: bundle_pb2.Manifest,
+    source: Source,
+    segments: int | None,
+    configure: Callable[[dict[str, Any]], Any] = configuration,
+) -> Network:
+    """The chain that a manifest's family, adapter, task and text entries describe, with a source's weights.
+
+    Args:
+        manifest: with those entries.
+        source: the model's files.
+        segments: K; None for one segment a block.
+        configure: makes the family's configuration of config.json.
+
+    Raises:
+        BundleError: one of them is not supported; the message lists what is.
+    """
+    adapter = adapter_kind(manifest.adapter)
+    make = family_maker(manifest, configure)
+    return Network(
+        lambda weights: make(weights, adapter),
+        source,
+        lambda family: task_kind(manifest.task, family),
+        segments,
+    )
+
+
+def family_maker(
+    manifest: bundle_pb2.Manifest, configure: Callable[[dict[str, Any]], Any] = configuration
+) -> Callable[[Weights, Adapter], Family]:
+    """The family that a manifest describes, as a function of the weights and the adapter kind.
+
+    Raises:
+        BundleError: it is not supported; the message lists what is.
+    """
+    fields = json.loads(manifest.source.config_json)
+    family = family_of(manifest.family)
+    config = configure(fields)
+    rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
+    base_model = manifest.task.kind == "sequence_classification"
+    root = Modules.root if base_model else language_root(manifest.family)
+
+    def make(weights: Weights, adapter: Adapter) -> Family:
+        made = family(config, Modules(weights, adapter, rules, root))
+        blocks = [partial(adapter.block, index, block) for index, block in enumerate(made.blocks)]
+        return replace(made, blocks=blocks)
+
+    return make
 
 
 def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
