@@ -50,9 +50,7 @@ class TokenHead(nn.Module):
         counted = targets != NO_TARGET
         states, wanted = hidden[counted], targets[counted]
         row = counted.nonzero()[:, 0]
-        loss = (
-            torch.zeros(rows, dtype=hidden.dtype) + 0.0 * hidden.sum()
-        )  # differentiable without targets too
+        loss = torch.zeros(rows, dtype=hidden.dtype) + 0.0 * hidden.sum()  # differentiable without targets
         correct = torch.zeros(rows, dtype=hidden.dtype)
         for start in range(0, len(wanted), self.task.head_tokens):
             part = slice(start, start + self.task.head_tokens)

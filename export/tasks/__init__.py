@@ -25,3 +25,9 @@ class Task(nn.Module):
         A task that reads every token keeps them all; one that pools them first keeps the pooled ones.
         """
         return hidden, attention_mask
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """−log softmax(logits)[label] in nats: float32 [B,C], int64 [B] → float32 [B]."""
+    log_probability = torch.log_softmax(logits, -1)
+    return -log_probability.gather(1, labels.view(logits.shape[0], 1)).squeeze(1)

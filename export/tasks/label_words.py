@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from device_runtime.errors import BundleError
-from export.tasks import Task
+from export.tasks import Task, cross_entropy
 from export.tasks.language_head import LanguageHead
 from export.tasks.pooling import Pooling
 
@@ -56,6 +56,4 @@ class LabelWords(Task):
         batch = hidden.shape[0]
         read = self.pooling(hidden, attention_mask).view(batch, self.hidden_size)
         logits = self.words(read)
-        log_probability = torch.log_softmax(logits, -1)
-        loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
-        return loss, torch.ones(batch), logits
+        return cross_entropy(logits, labels), torch.ones(batch), logits

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from device_runtime.errors import BundleError
-from export.tasks import Task
+from export.tasks import Task, cross_entropy
 from export.tasks.pooling import Pooling
 
 # The names that PEFT gives a classifier listed in modules_to_save.
@@ -53,9 +53,7 @@ class SequenceClassification(Task):
         pooled = self.pooling(hidden, attention_mask).view(1, batch, self.hidden_size)
         weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
         logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
-        log_probability = torch.log_softmax(logits, -1)
-        loss = -log_probability.gather(1, labels.view(batch, 1)).squeeze(1)
-        return loss, torch.ones(batch), logits
+        return cross_entropy(logits, labels), torch.ones(batch), logits
 
     def condensed(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor
