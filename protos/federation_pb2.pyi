@@ -542,6 +542,7 @@ class Direction(_message.Message):
     BOUNDARY_FIELD_NUMBER: _builtins.int
     PREFIX_SEED_FIELD_NUMBER: _builtins.int
     PER_PREFIX_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     count: _builtins.int
     """this and the next count-1 seeds (wrapping at 2^64); at least 1"""
@@ -554,6 +555,10 @@ class Direction(_message.Message):
     prefix_seed: _builtins.int
     per_prefix: _builtins.int
     """0 counts as 1"""
+    exact: _builtins.bool
+    """The slope of the loss along z' itself instead of a difference of two losses: only for directions that are active in
+    the head alone, of a program with the method `head_gradient`. It counts as any scalar of the head.
+    """
     @_builtins.property
     def guides(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuideTerm]:
         """shared by all `count` directions"""
@@ -573,10 +578,11 @@ class Direction(_message.Message):
         boundary: _builtins.int = ...,
         prefix_seed: _builtins.int = ...,
         per_prefix: _builtins.int = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "boundary", b"boundary", "count", b"count", "guides", b"guides", "isotropic_scale", b"isotropic_scale", "per_prefix", b"per_prefix", "prefix_seed", b"prefix_seed", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "boundary", b"boundary", "count", b"count", "exact", b"exact", "guides", b"guides", "isotropic_scale", b"isotropic_scale", "per_prefix", b"per_prefix", "prefix_seed", b"prefix_seed", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,10 +652,20 @@ class DirectionsTask(_message.Message):
     GUIDES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     SCALAR_FORM_FIELD_NUMBER: _builtins.int
+    EXIT_SEGMENT_FIELD_NUMBER: _builtins.int
+    GLOBAL_WEIGHT_FIELD_NUMBER: _builtins.int
     epsilon: _builtins.float
     scale_sha256: _builtins.bytes
     """an artifact: .safetensors with one float32 tensor "scale" of n positive values; empty: 1"""
     scale_size_bytes: _builtins.int
+    exit_segment: _builtins.int
+    """ChainFed's window. 0: the whole chain runs. Otherwise the head takes what leaves segment exit_segment - 1 and no
+    later segment runs, nor may one be active; segments before the first active one are frozen.
+    """
+    global_weight: _builtins.float
+    """ChainFed's lambda: the loss is local + global_weight * global, where global is the head's loss after the auxiliary
+    branch (methods auxiliary_k, k = exit_segment .. K-1, of the adapters alone); 0: no such branch runs.
+    """
     @_builtins.property
     def active_segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending"""
@@ -674,10 +690,12 @@ class DirectionsTask(_message.Message):
         guides: _abc.Iterable[Global___Guide] | None = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
         scalar_form: Global___ScalarForm | None = ...,
+        exit_segment: _builtins.int = ...,
+        global_weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scalar_form", b"scalar_form"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "epsilon", b"epsilon", "guides", b"guides", "scalar_form", b"scalar_form", "scale_sha256", b"scale_sha256", "scale_size_bytes", b"scale_size_bytes", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "epsilon", b"epsilon", "exit_segment", b"exit_segment", "global_weight", b"global_weight", "guides", b"guides", "scalar_form", b"scalar_form", "scale_sha256", b"scale_sha256", "scale_size_bytes", b"scale_size_bytes", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,12 +771,17 @@ class EvaluateTask(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    EXIT_SEGMENT_FIELD_NUMBER: _builtins.int
+    exit_segment: _builtins.int
+    """as in DirectionsTask"""
     def __init__(
         self,
+        *,
+        exit_segment: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_segment", b"exit_segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,7 +789,9 @@ Global___EvaluateTask: _TypeAlias = EvaluateTask  # noqa: Y015
 
 @_typing.final
 class ScoreSegmentsTask(_message.Message):
-    """Linear CKA of every segment's output with the first segment's input, over `batch_examples` private examples."""
+    """ChainFed's FOAT: linear CKA of every segment's output with the first segment's input, over `batch_examples` private
+    examples, an example being the mean of its tokens' hidden states. Each score counts as a scalar of the round.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -897,7 +922,9 @@ class Report(_message.Message):
     @_builtins.property
     def evaluation(self) -> Global___Evaluation: ...
     @_builtins.property
-    def segment_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def segment_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """one a segment, in [0, 1]; the head has none"""
+
     @_builtins.property
     def timing(self) -> Global___Timing: ...
     def __init__(
