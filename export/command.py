@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--bottleneck", type=int, default=16, metavar="SIZE", help="a bottleneck's width (default: 16)")
     add("--prefix-tokens", type=int, default=8, help="a prefix's length in every layer (default: 8)")
-    add("--segments", type=int, metavar="K", help="number of segments (default: one a layer)")
+    add(
+        "--segments",
+        type=_segments,
+        metavar="K|A,B,…",
+        help="number of segments, or how many layers each holds (default: one a layer)",
+    )
     add(
         "--batch-examples", type=int, default=8, help="examples in a batch, fixed in the program (default: 8)"
     )
@@ -90,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directions on which it is measured; 0 for not at all (default: 64)",
     )
     add("--seed", type=int, default=0, help="of the adapter's initial values (default: 0)")
+
+
+def _segments(text: str) -> int | tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -171,7 +171,14 @@ def build(manifest: bundle_pb2.Manifest, model: str | None = None) -> Model:
             f"{source.folder}: these are not the weights that the bundle was exported from "
             f"({manifest.source.model}); give the folder with those weights"
         )
-    return Model(network_of(manifest, source, manifest.chain.segments), layout_of(manifest))
+    return Model(network_of(manifest, source, _cut_of(manifest.chain)), layout_of(manifest))
+
+
+def _cut_of(chain: bundle_pb2.Chain) -> int | list[int]:
+    """How many blocks each segment holds; K alone where the bundle does not say."""
+    blocks = {method.name: method.blocks for method in chain.methods}
+    held = [blocks.get(f"segment_{k}", 0) for k in range(chain.segments)]
+    return held if all(held) else chain.segments
 
 
 def _tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

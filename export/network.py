@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -28,7 +28,7 @@ class Network:
         make: the family, with the weights that it is given.
         source: the model's files.
         task: makes what `head` computes, for a family.
-        segments: K; None for one segment a block.
+        segments: K, or how many blocks each holds; None for one segment a block.
 
     Attributes:
         hidden_size, max_tokens: the family's.
@@ -43,7 +43,7 @@ class Network:
         make: Callable[[Weights], Family],
         source: Source,
         task: Callable[[Family], Task],
-        segments: int | None,
+        segments: int | Sequence[int] | None,
     ) -> None:
         self._make, self._source, self._task = make, source, task
         self._family = family = make(Weights(source, PREFIXES))
@@ -136,7 +136,7 @@ def configuration(fields: dict[str, Any]) -> Any:
 def network_of(
     manifest: bundle_pb2.Manifest,
     source: Source,
-    segments: int | None,
+    segments: int | Sequence[int] | None,
     configure: Callable[[dict[str, Any]], Any] = configuration,
 ) -> Network:
     """The chain that a manifest's family, adapter, task and text entries describe, with a source's weights.
@@ -144,7 +144,7 @@ def network_of(
     Args:
         manifest: with those entries.
         source: the model's files.
-        segments: K; None for one segment a block.
+        segments: K, or how many blocks each holds; None for one segment a block.
         configure: makes the family's configuration of config.json.
 
     Raises:
@@ -174,9 +174,10 @@ def family_maker(
     rules = Rules(manifest.text.max_tokens, manifest.text.padding_side == "left")
     base_model = manifest.task.kind == "sequence_classification"
     root = Modules.root if base_model else language_root(manifest.family)
+    words = tuple(manifest.task.label_word_ids) or None
 
     def make(weights: Weights, adapter: Adapter) -> Family:
-        made = family(config, Modules(weights, adapter, rules, root))
+        made = family(config, Modules(weights, adapter, rules, root, words))
         blocks = [partial(adapter.block, index, block) for index, block in enumerate(made.blocks)]
         return replace(made, blocks=blocks)
 
@@ -197,7 +198,7 @@ def task_kind(entry: bundle_pb2.TaskKind, family: Family) -> Task:
         from export.tasks.label_words import LabelWords
 
         place = (entry.pooling, entry.pooling_offset_tokens)
-        return LabelWords(_language_head(family), entry.label_word_ids, *place, family.output_size)
+        return LabelWords(_language_head(family), *place, family.output_size)
     if entry.kind == "causal_lm":
         from export.tasks.causal_lm import CausalLM
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,13 +72,13 @@ class Weights:
         self._files: list[Any] = [safe_open(path, framework="pt") for path in source.weight_files]
         self._owner = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 
-    def __call__(self, name: str) -> torch.Tensor:
-        """The tensor of that name as float32.
+    def __call__(self, name: str, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """The tensor of that name as float32; of `rows` only these are read.
 
         Raises:
-            BundleError: no such tensor; the checkpoint is not of the family it claims to be.
+            BundleError: no such tensor or row; the checkpoint is not of the family it claims to be.
         """
-        found = self.optional(name)
+        found = self.optional(name, rows)
         if found is not None:
             return found
         raise BundleError(
@@ -85,18 +86,27 @@ class Weights:
             "is this a checkpoint of the model_type that its config.json gives?"
         )
 
-    def optional(self, name: str) -> torch.Tensor | None:
+    def optional(self, name: str, rows: Sequence[int] | None = None) -> torch.Tensor | None:
         """The tensor of that name as float32, or None where there is none (a bias, say)."""
+        import torch
+
         for spelling in dict.fromkeys((name, _as_in_tensorflow(name))):
             for prefix in self._prefixes:
                 file = self._owner.get(prefix + spelling)
-                if file is not None and self._outline:
-                    import torch
-
-                    return torch.empty(file.get_slice(prefix + spelling).get_shape(), device="meta")
-                if file is not None:
-                    tensor: torch.Tensor = file.get_tensor(prefix + spelling).float()
-                    return tensor
+                if file is None:
+                    continue
+                stored = file.get_slice(prefix + spelling)
+                shape = list(stored.get_shape())
+                if rows is not None and max(rows, default=0) >= shape[0]:
+                    raise BundleError(
+                        f"{self._source.model}: {name!r} has {shape[0]} rows, not {max(rows) + 1}"
+                    )
+                if self._outline:
+                    return torch.empty(shape if rows is None else [len(rows), *shape[1:]], device="meta")
+                if rows is not None:
+                    return torch.cat([stored[row : row + 1] for row in rows]).float()
+                tensor: torch.Tensor = file.get_tensor(prefix + spelling).float()
+                return tensor
         return None
 
 

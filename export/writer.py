@@ -43,7 +43,7 @@ class Options(AdapterOptions):
     pooling: str = ""
     template: str = ""
     label_words: tuple[str, ...] = ()
-    segments: int | None = None
+    segments: int | tuple[int, ...] | None = None  # K, or how many layers each holds
     batch_examples: int = 8
     max_tokens: int = 128
     pad_to_multiple_tokens: int = 8

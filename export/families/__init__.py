@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from device_runtime.errors import BundleError
@@ -111,12 +112,18 @@ class Modules:
         adapter: the adapter kind.
         rules: of the program's batches.
         root: what PEFT puts before a module's Hugging Face name.
+        words: the only rows of a language head's table that the task reads; None for all.
     """
 
     weights: Weights
     adapter: Adapter
     rules: Rules
     root: str = "base_model.model."
+    words: tuple[int, ...] | None = None
+
+    def table(self, name: str) -> torch.Tensor:
+        """A language head's weight or bias, of the words that the task reads."""
+        return self.weights(name, self.words)
 
     def linear(self, name: str, rows: slice | None = None) -> AdaptedLinear:
         """The linear module of that name; its bias where there is one.

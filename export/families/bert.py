@@ -133,7 +133,7 @@ def masked_head(
     """The head of a masked language model: dense, activation, norm, then the word table and a bias."""
     transform = nn.Sequential(modules.frozen(dense), activation(act), norm)
     tied = "embeddings.word_embeddings" if config.tie_word_embeddings else decoder
-    return LanguageHead(modules.weights(f"{tied}.weight"), modules.weights(bias), transform)
+    return LanguageHead(modules.table(f"{tied}.weight"), modules.table(bias), transform)
 
 
 def _language_head(config: Any, modules: Modules) -> LanguageHead:

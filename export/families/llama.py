@@ -72,8 +72,8 @@ def decoder(config: Any, modules: Modules, variant: Variant) -> Family:
 
     def language_head() -> LanguageHead:
         name = "embed_tokens" if config.tie_word_embeddings else "lm_head"
-        bias = None if config.tie_word_embeddings else modules.weights.optional("lm_head.bias")
-        return LanguageHead(modules.weights(f"{name}.weight"), bias, softcap=variant.logit_softcap)
+        bias = None if config.tie_word_embeddings else modules.weights.optional("lm_head.bias", modules.words)
+        return LanguageHead(modules.table(f"{name}.weight"), bias, softcap=variant.logit_softcap)
 
     return Family(
         config.hidden_size,

@@ -75,5 +75,5 @@ def _language_head(config: Any, modules: Modules) -> LanguageHead:
     )
     tied = "embeddings.tok_embeddings" if config.tie_word_embeddings else "decoder"
     return LanguageHead(
-        modules.weights(f"{tied}.weight"), modules.weights.optional("decoder.bias"), transform
+        modules.table(f"{tied}.weight"), modules.weights.optional("decoder.bias", modules.words), transform
     )

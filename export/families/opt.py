@@ -68,4 +68,4 @@ def _block(i: int, shape: AttentionShape, config: Any, modules: Modules) -> Bloc
 
 def _language_head(config: Any, modules: Modules) -> LanguageHead:
     tied = "decoder.embed_tokens" if config.tie_word_embeddings else "lm_head"
-    return LanguageHead(modules.weights(f"{tied}.weight"))
+    return LanguageHead(modules.table(f"{tied}.weight"))

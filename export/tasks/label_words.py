@@ -7,8 +7,6 @@ computed with. The head is frozen: it owns no adapter tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from device_runtime.errors import BundleError
@@ -21,28 +19,26 @@ class LabelWords(Task):
     """The program's `head`.
 
     Args:
-        language_head: of the source model.
-        word_ids: the label words' tokens, one a class.
+        language_head: of the source model, over the label words alone, one a class.
         pooling, offset_tokens: which token's hidden state predicts the word, see Pooling.
         hidden_size: D.
 
     Raises:
-        BundleError: fewer than two words, or a word outside the vocabulary.
+        BundleError: fewer than two words.
     """
 
     def __init__(
         self,
         language_head: LanguageHead,
-        word_ids: Sequence[int],
         pooling: str,
         offset_tokens: int,
         hidden_size: int,
     ) -> None:
         super().__init__()
-        if len(word_ids) < 2 or max(word_ids) >= language_head.weight.shape[0]:
+        if language_head.weight.shape[0] < 2:
             raise BundleError("label words need at least two words of the model's vocabulary")
         self.pooling = Pooling(pooling, offset_tokens)
-        self.words = language_head.words(word_ids)
+        self.words = language_head
         self.hidden_size = hidden_size
 
     def forward(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -14,7 +12,7 @@ class LanguageHead(nn.Module):
     It is no target of an adapter kind, as PEFT leaves the output layer out as well.
 
     Args:
-        weight: float32 [V, E]; with tied embeddings the word table itself.
+        weight: float32 [V, E]; with tied embeddings the word table itself. Or the rows of some words only.
         bias: float32 [V], or None.
         transform: [.., D] → [.., E] before the product, e.g. BERT's dense, activation, norm; None for none.
         softcap: None for logits as they are.
@@ -37,12 +35,6 @@ class LanguageHead(nn.Module):
         self.register_buffer("cap", None if softcap is None else torch.tensor([softcap]))
         self.register_buffer("uncap", None if softcap is None else torch.tensor([1.0 / softcap]))
         self.transform, self.softcap = transform, softcap
-
-    def words(self, ids: Sequence[int]) -> LanguageHead:
-        """The same head over these words only, in this order: logits [.., len(ids)]."""
-        rows = list(ids)
-        bias = None if self.bias is None else self.bias[rows]
-        return LanguageHead(self.weight[rows], bias, self.transform, self.softcap)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden float32 [.., D] → logits float32 [.., V]."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from device_runtime.errors import BundleError
 from export.adapters import Adapter
@@ -61,6 +62,20 @@ def batch_of(tokens: int, padding_side: str, pad_id: int) -> tuple[torch.Tensor,
     return torch.where(mask == 1, ids, pad_id), mask
 
 
+def block_flops(embed: Any, blocks: list[Any]) -> list[int]:
+    """What each block's matrix products cost on one batch."""
+    ids, mask = batch_of(MAX_TOKENS, "right", 0)
+    costs = []
+    with torch.no_grad():
+        hidden, *made = embed(ids, mask)
+        for block in blocks:
+            with FlopCounterMode(display=False) as counter:
+                hidden = block(hidden, dict(zip(embed.context_names, made, strict=True)), {})
+            costs.append(counter.get_total_flops())
+    assert min(costs) > 0
+    return costs
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_language_model(name: str, tmp_path: Path) -> None:
     """Every layer and the language model's own head, in torch: the logits of every real token."""
@@ -75,6 +90,8 @@ def test_language_model(name: str, tmp_path: Path) -> None:
     parts = [make() for make in (*family.blocks, *([family.final] if family.final else []))]
     project = family.project() if family.project else torch.nn.Identity()
     assert family.language_head is not None
+    costs = block_flops(embed, parts[: len(family.blocks)])
+    assert max(costs) <= 1.05 * min(costs)  # which segments.cut counts on
     for tokens, side in BATCHES:
         ids, mask = batch_of(tokens, side, reference.config.pad_token_id)
         with torch.no_grad():

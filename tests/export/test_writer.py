@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from device_runtime.bundle import Bundle
 from device_runtime.errors import BundleError, CooperLLMError, OptionError
 from export.model import build
-from export.writer import Options, write_bundle
+from export.segments import cut
+from export.writer import Options, describe, write_bundle
 
 
 def refused(options: Options, out: Path, reason: str) -> None:
@@ -87,6 +88,26 @@ def test_the_cloud_refuses_another_layout(tiny_bundle: Bundle, tiny_source: Path
         build(manifest, str(tiny_source))
 
 
+def test_cut() -> None:
+    assert cut(7, 3) == [range(0, 3), range(3, 5), range(5, 7)]
+    assert cut(7, None) == [range(i, i + 1) for i in range(7)]
+    assert cut(7, (1, 2, 4)) == [range(0, 1), range(1, 3), range(3, 7)]
+
+
+def test_the_torch_model_has_the_bundles_cut(options: Options, tiny_source: Path, tmp_path: Path) -> None:
+    model = copy_source(tiny_source, tmp_path / "three", num_hidden_layers=3)
+    weights = load_file(tiny_source / "model.safetensors")
+    third = {k.replace("layer.1.", "layer.2."): v for k, v in weights.items() if "layer.1." in k}
+    save_file({**weights, **third}, tmp_path / "three" / "model.safetensors")
+    asked = dataclasses.replace(options, model=model, segments=(1, 2))
+    manifest, network, *_ = describe(asked)
+    assert [network.blocks(k) for k in range(network.segments)] == [1, 2]
+    manifest.chain.segments = 2
+    for k, blocks in enumerate((1, 2)):
+        manifest.chain.methods.add(name=f"segment_{k}", blocks=blocks)
+    assert [len(segment.blocks) for segment in build(manifest, model).segments] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -97,6 +118,8 @@ def test_the_cloud_refuses_another_layout(tiny_bundle: Bundle, tiny_source: Path
         ({"precision": "int3"}, "precision 'int3'"),
         ({"segments": 3}, "choose 1 to 2"),
         ({"segments": 0}, "choose 1 to 2"),
+        ({"segments": (1, 2)}, "this model has 2 blocks"),
+        ({"segments": (0, 2)}, "segments of 1 or more"),
         ({"rank": 0}, "--rank"),
         ({"target_modules": ("querry",)}, "no module is called querry"),
         ({"max_tokens": 30}, "multiple"),
