@@ -24,7 +24,7 @@ from device_runtime.engine import Engine
 from device_runtime.errors import BundleError
 from device_runtime.examples import Example, read_examples
 from device_runtime.local_update import Direction
-from device_runtime.private_examples import batch_of
+from device_runtime.private_examples import ExampleSet
 from device_runtime.text import Tokenizer
 from device_runtime.zo import philox
 from device_runtime.zo.grid import round_to_grid
@@ -70,11 +70,15 @@ def choose(curves: Mapping[str, Sequence[Point]], forward_ms: Mapping[str, float
 def calibration_examples(path: Path, class_names: Sequence[str], rows: int) -> list[Example]:
     """The first `rows` examples of a file; where its labels are other classes, ours take turns.
 
+    Without classes a label is a response, and is taken as it is.
+
     Raises:
         ExamplesError: the file cannot be read as examples.
     """
     names = list(class_names)
     found = read_examples(path)[:rows]
+    if not names:
+        return found
     return [
         example if example.label in names else Example(example.text, names[i % len(names)])
         for i, example in enumerate(found)
@@ -92,11 +96,11 @@ class Reference:
     """
 
     def __init__(self, model: Model, bundle: Bundle, examples: Sequence[Example], directions: int) -> None:
-        names = {name: number for number, name in enumerate(bundle.class_names)}
         tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
-        pairs = [(example.text, names[example.label]) for example in examples]
-        self.batch = batch_of(pairs, tokenizer.encode, bundle.manifest.chain.batch_examples)
-        self.examples, self.directions = len(pairs), directions
+        rows = bundle.manifest.chain.batch_examples
+        given = ExampleSet(examples, bundle.known_labels, tokenizer, rows)
+        (self.batch,) = given.batches(range(len(examples)))
+        self.examples, self.directions = len(examples), directions
         initial, gradient = np.array(bundle.adapter), _gradient(model, bundle.adapter, self.batch)
         moved = initial
         last = gradient
@@ -119,12 +123,11 @@ class Reference:
         segments = list(range(bundle.manifest.chain.segments + 1))
         directions = [Direction(seed, 1.0, [], segments) for seed in range(self.directions)]
         found: list[list[float]] = []
-        for number, (adapter, slopes) in enumerate(self._starts):
+        started = time.perf_counter()
+        for adapter, slopes in self._starts:
             engine.adapter[:] = adapter
             for epsilon in EPSILONS:
-                progress(
-                    f"measuring {bundle.manifest.precision} at ε = {epsilon:g}, adapter {number + 1} of 2"
-                )
+                progress(self._step(bundle, len(found), time.perf_counter() - started))
                 rho = engine.measure([self.batch], directions, epsilon, segments).rho
                 found.append([epsilon, _correlation(rho, slopes)])
         count = len(EPSILONS)
@@ -144,6 +147,12 @@ class Reference:
                 epsilon=point.epsilon, initial_correlation=point.initial, moved_correlation=point.moved
             )
         return entry
+
+    def _step(self, bundle: Bundle, done: int, taken_s: float) -> str:
+        """What is being done, and how long it goes on."""
+        steps = len(self._starts) * len(EPSILONS)
+        text = f"measuring {bundle.manifest.precision}, {done + 1} of {steps}"
+        return text + (f", about {taken_s / done * (steps - done) / 60:.0f} min left" if done else "")
 
     def _forward_ms(self, engine: Engine) -> float:
         times = []

@@ -16,7 +16,7 @@ from export.tasks import Task
 
 
 def cut(blocks: int, segments: int | Sequence[int] | None) -> list[range]:
-    """Which blocks each segment holds: contiguous, and where only K is given of equal cost, longer ones first.
+    """Which blocks each segment holds: contiguous, and by K alone of equal cost, longer ones first.
 
     Every supported family's blocks cost the same within 5 %, counted in FLOPs (a test holds them to that), so
     segments of equal cost are those with equally many blocks.

@@ -89,9 +89,6 @@ def write_bundle(
 
     if options.calibration is None or not options.fidelity_directions:
         return attempt(options.precision, folder)
-    if not options.class_names:
-        note("fidelity: not measured, the task has no classes")
-        return attempt("fp32" if options.precision == AUTO else options.precision, folder)
     examples = calibration_examples(options.calibration, options.class_names, options.batch_examples)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:

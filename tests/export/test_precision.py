@@ -19,6 +19,7 @@ from export.fidelity import EPSILONS, MIN_CORRELATION, Point, best, calibration_
 from export.model import Model, build
 from export.precision import WordTable, quantised
 from export.writer import Options, describe, write_bundle
+from tests.export.language_models import LANGUAGE_MODELS, save_language_model
 from tests.export.test_program import EMBED_OPERATORS, HEAD_OPERATORS
 
 CALIBRATION = Path(__file__).parents[2] / "cooperllm" / "data" / "public.tsv"
@@ -149,6 +150,7 @@ def test_calibration_labels_take_turns_where_they_are_not_classes(tmp_path: Path
     file.write_text("text\tlabel\none\tred\ntwo\tother\nthree\tother\nfour\tblue\n")
     found = calibration_examples(file, ["red", "green", "blue"], 3)
     assert [(e.text, e.label) for e in found] == [("one", "red"), ("two", "green"), ("three", "blue")]
+    assert [e.label for e in calibration_examples(file, [], 3)] == ["red", "other", "other"]
     with pytest.raises(ExamplesError):
         calibration_examples(tmp_path / "none.tsv", ["a"], 2)
 
@@ -189,6 +191,19 @@ def test_int4_is_one_delegate_a_segment_and_smallest(
     batch_logits = np.array(list(engine.classify(["Play some music.", "Lights off"])))
     assert np.isfinite(batch_logits).all()
     assert np.ptp(batch_logits) > 0.0
+
+
+@pytest.mark.ci
+def test_a_language_models_fidelity_is_measured_on_responses(tmp_path: Path) -> None:
+    source = save_language_model("llama", tmp_path / "model", "right")
+    asked = Options(
+        class_names=(), model=str(source), task="causal_lm", rank=4, template="question: {text} answer:",
+        max_tokens=24, batch_examples=4, segments=1, calibration=CALIBRATION, fidelity_directions=8,
+        target_modules=LANGUAGE_MODELS["llama"][2],
+    )  # fmt: skip
+    fidelity = write_bundle(asked, tmp_path / "bundle").manifest.fidelity
+    assert (fidelity.directions, fidelity.examples) == (8, 4)
+    assert max(point.moved_correlation for point in fidelity.points) > 0.99
 
 
 @pytest.mark.ci

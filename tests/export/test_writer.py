@@ -89,9 +89,9 @@ def test_the_cloud_refuses_another_layout(tiny_bundle: Bundle, tiny_source: Path
 
 
 def test_cut() -> None:
-    assert cut(7, 3) == [range(0, 3), range(3, 5), range(5, 7)]
+    assert cut(7, 3) == [range(3), range(3, 5), range(5, 7)]
     assert cut(7, None) == [range(i, i + 1) for i in range(7)]
-    assert cut(7, (1, 2, 4)) == [range(0, 1), range(1, 3), range(3, 7)]
+    assert cut(7, (1, 2, 4)) == [range(1), range(1, 3), range(3, 7)]
 
 
 def test_the_torch_model_has_the_bundles_cut(options: Options, tiny_source: Path, tmp_path: Path) -> None:
