@@ -13,9 +13,9 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .durable import store_error, sync_folder
 from .errors import ArtifactError, NotEnrolled, OptionError, ServerRefused
 from .retry import Retry, Transient
-from .store import store_error, sync_folder
 
 _CHUNK_BYTES = 64 * 1024
 

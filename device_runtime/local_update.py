@@ -14,7 +14,7 @@ one thing that is changed and restored is the adapter inside the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from protos import federation_pb2 as pb
 
-from .errors import LossNotFinite, UnsupportedTask
+from .errors import LossNotFinite, Stopped, UnsupportedTask
+from .groups import Between, Chain, measure_in_groups
 from .zo.philox import blocks
 
 BATCH_STREAM = 2  # of Philox; 0 and 1 are the adapter's noise and rounding
@@ -67,12 +68,8 @@ class Measurement(Protocol):
     def rho(self) -> NDArray[np.float64]: ...
 
 
-class Core(Protocol):
-    """What is used here of `device_runtime.core.Core`."""
-
-    def measure(
-        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
-    ) -> Measurement: ...
+class Core(Chain, Protocol):
+    """What is used here of engine.Engine."""
 
     def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]: ...
 
@@ -120,13 +117,13 @@ def run_directions(
     train: Examples,
     gauss: Callable[[], float],
     done: Iterable[float] = (),
-    on_step: Callable[[list[float]], None] = lambda scalars: None,
+    between: Between | None = None,
 ) -> LocalResult:
     """Measures every direction of every step, moving in between where the task says so.
 
-    `done` are the scalars of steps that were finished before the process ended: they are not measured (nor
-    noised) again, only moved along. `on_step` is called with all scalars so far after each further step, so
-    that they can be kept. `gauss` draws from N(0, 1), from the device's own randomness.
+    `done` are the scalars of directions that were finished before the process ended: they are not measured
+    (nor noised) again, only moved along. `between` keeps further ones, group by group, and may end the work.
+    `gauss` draws from N(0, 1), from the device's own randomness.
 
     The adapter is the same after it, bit for bit, also when it raises.
 
@@ -137,19 +134,25 @@ def run_directions(
     moves = any(step.local_learning_rate > 0 for step in task.steps[:-1])
     # A second copy of the adapter exists only while a task moves it; measuring alone restores it by itself.
     base = core.adapter.copy() if moves else None
+    between = between or Between()
     scalars = list(done)
     used: set[int] = set()
-    position = 0
+    position, last = 0, sum(direction.count for step in task.steps for direction in step.directions)
     try:
         for number, step in enumerate(task.steps):
             chosen = draw_batch(step.batch_seed, step.batch_examples, len(train))
             used.update(chosen)
             directions = expand(step.directions, task.active_segments, local.guide_index)
+            missing = directions[max(0, len(scalars) - position) :]
             position += len(directions)
-            if len(scalars) < position:
-                rho = measure(core, train.batches(chosen), directions, task)
-                scalars += [wire_form(value, task.scalar_form, gauss) for value in rho]
-                on_step(scalars)
+            batches = train.batches(chosen) if missing else []
+            for rho in measure(core, batches, missing, task, between):
+                fresh = [wire_form(value, task.scalar_form, gauss) for value in rho]
+                scalars += fresh
+                if len(scalars) < last:
+                    between.keep(fresh)
+                    if not between.go_on():
+                        raise Stopped("work was suspended between two directions: call again to go on")
             # After the last step nothing is measured any more, so moving would only be undone.
             if step.local_learning_rate > 0 and number + 1 < len(task.steps):
                 move(core, task, step, directions, scalars[position - len(directions) : position])
@@ -160,13 +163,17 @@ def run_directions(
 
 
 def measure(
-    core: Core, batches: list[Batch], directions: list[Direction], task: pb.DirectionsTask
-) -> NDArray[np.float64]:
-    """The projected gradients, float64, one a direction. Raises LossNotFinite when one is not a number."""
-    rho = core.measure(batches, directions, task.epsilon, list(task.active_segments)).rho
-    if not np.all(np.isfinite(rho)):
-        raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
-    return rho
+    core: Core, batches: list[Batch], directions: list[Direction], task: pb.DirectionsTask, between: Between
+) -> Iterator[NDArray[np.float64]]:
+    """The projected gradients, float64, one a direction, group by group.
+
+    Raises LossNotFinite when one is not a number.
+    """
+    segments = list(task.active_segments)
+    for rho in measure_in_groups(core, batches, directions, task.epsilon, segments, between):
+        if not np.all(np.isfinite(rho)):
+            raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
+        yield rho
 
 
 def wire_form(rho: float, form: pb.ScalarForm, gauss: Callable[[], float]) -> float:

@@ -243,6 +243,7 @@ class Session:
         self._store.update(
             pending_report=pending, pending_round=task.round, **account_changes(task, finding, state)
         )
+        self._store.progress.clear()
 
     def _report(self) -> Outcome:
         """Sends the pending report until it is acknowledged, or the cloud says that it came too late."""
@@ -270,7 +271,8 @@ class Session:
         """Drops work that nobody waits for any more. The pause keeps a confused cloud from being asked in a
         loop.
         """
-        self._store.update(pending_report="", progress_task_id="", progress_scalars=[])
+        self._store.update(pending_report="")
+        self._store.progress.clear()
         wait_s = self._uniform(0.0, LOST_PAUSE_S)
         self._journal.tell("lost", detail=error.message, wait_s=wait_s)
         return Outcome(wait_s=wait_s)

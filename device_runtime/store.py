@@ -3,34 +3,47 @@ write.
 
     store/
       lock                     held while a process uses the folder
-      key                      the device's private key (PEM), readable by its owner alone
-      state                    everything small, as one document: see State
+      key, key.copy            the device's private key (PEM), readable by its owner alone
+      state, state.copy        everything small, as one document: see State
+      progress                 scalars of the task under way: see progress.py
+      personal                 what personalising changed: see personal.py
       adapters/<sha256>        float32 bytes of the adapter version that `state` names
       guides/<sha256>          decoded float32 bytes of the last task's guides: a record may name them
       artifacts/<sha256>       downloaded files; `.part` while they are on their way
       bundles/<sha256>/        a bundle's four files, by the hash of its manifest
 
-Every file is written beside its place, flushed to the disk, and then renamed: under its name there is either
-the old content or the new one, never half of it. Reads check the hash; a file that fails is treated as absent
-and removed, so that it is fetched or computed again.
+Every file (but progress, which grows) is written beside its place, flushed to the disk, and then renamed:
+under its name there is either the old content or the new one, never half of it. Reads check the hash; a file
+that fails is treated as absent and removed, so that it is fetched or computed again. Key and state could not
+be: they are kept twice, so that damage to one file forgets neither who the device is nor what it disclosed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .errors import StoreError, StoreFull, StoreInUse
+from .durable import (
+    pair_of,
+    read_or_none,
+    read_sealed,
+    read_sealed_pair,
+    store_error,
+    sync_folder,
+    write_file,
+    write_sealed,
+    write_sealed_pair,
+)
+from .errors import StoreInUse
+from .progress import Progress
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FOLDERS = ("adapters", "guides", "artifacts", "bundles")
 
 
@@ -43,11 +56,10 @@ class State:
     adapter_sha256: str = ""
     pending_report: str = ""  # a serialised Report in hex, until it is acknowledged
     pending_round: int = 0
-    progress_task_id: str = ""  # the task that `progress_scalars` belong to
-    progress_scalars: list[float] = field(default_factory=list)  # wire form, of the steps that are done
     disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
     evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
     guides: dict[str, list[int]] = field(default_factory=dict)  # those kept: SHA-256 -> segments
+    writes: int = 0  # how often the state was written: of two copies the newer counts
 
 
 class Store:
@@ -57,7 +69,7 @@ class Store:
     method that writes raises StoreFull when no space is left; what was there before stays intact.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = Path(folder)
         try:
             for name in _FOLDERS:
@@ -74,6 +86,7 @@ class Store:
             ) from error
         self._remove_leftovers()
         self._state = self._read_state()
+        self.progress = Progress(self.folder / "progress", clock)
 
     def close(self) -> None:
         """Gives the folder back. Calling it again does nothing."""
@@ -98,17 +111,31 @@ class Store:
         """Writes the state with these fields changed, all of them or none. Returns it."""
         state = replace(self._state, **changes)  # type: ignore[arg-type]
         if state != self._state:
-            self._write_sealed(self.folder / "state", json.dumps(asdict(state), sort_keys=True).encode())
+            state = replace(state, writes=self._state.writes + 1)
+            write_sealed_pair(self.folder / "state", json.dumps(asdict(state), sort_keys=True).encode())
             self._state = state
         return state
 
     def read_key(self) -> bytes | None:
         """The device's private key in PEM, or None when there is none yet (or it was damaged)."""
-        return self._read_sealed(self.folder / "key")
+        return read_sealed_pair(self.folder / "key")
 
     def write_key(self, pem: bytes) -> None:
         """Keeps the device's private key, readable by its owner alone."""
-        self._write_sealed(self.folder / "key", pem)
+        write_sealed_pair(self.folder / "key", pem)
+
+    def read_personal(self) -> bytes | None:
+        """What personalising left, or None: see personal.py."""
+        return read_sealed(self.folder / "personal")
+
+    def write_personal(self, data: bytes) -> None:
+        """Keeps what personalising changed."""
+        write_sealed(self.folder / "personal", data)
+
+    def forget_personal(self) -> None:
+        """Deletes what personalising changed, and nothing else."""
+        (self.folder / "personal").unlink(missing_ok=True)
+        sync_folder(self.folder)
 
     # --- by hash --------------------------------------------------------------------------------------------
 
@@ -121,7 +148,7 @@ class Store:
     def read(self, kind: str, sha256: str) -> bytes | None:
         """The bytes that have this hash, or None. A file that no longer has its hash is removed."""
         path = self.path(kind, sha256)
-        data = _read_or_none(path)
+        data = read_or_none(path)
         if data is not None and hashlib.sha256(data).hexdigest() != sha256:
             path.unlink(missing_ok=True)
             return None
@@ -157,12 +184,13 @@ class Store:
         return self.read("adapters", self._state.adapter_sha256) if self._state.adapter_sha256 else None
 
     def forget(self) -> None:
-        """Deletes everything but the lock: key, state, adapter, guides, bundles. The next use starts anew."""
-        for name in (
-            "state",
-            "key",
-        ):  # first what names the rest, so that a crash in between leaves nothing half known
-            (self.folder / name).unlink(missing_ok=True)
+        """Deletes everything but the lock: key, state, adapters, bundles, all. The next use starts anew."""
+        # First what names the rest, so that a crash in between leaves nothing half known.
+        for name in ("state", "key"):
+            for path in pair_of(self.folder / name):
+                path.unlink(missing_ok=True)
+        (self.folder / "personal").unlink(missing_ok=True)
+        self.progress.clear()
         self._state = State()
         for name in _FOLDERS:
             self.keep_only(name, [])
@@ -177,64 +205,8 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def _read_state(self) -> State:
-        data = self._read_sealed(self.folder / "state")
+        data = read_sealed_pair(self.folder / "state", lambda data: int(json.loads(data).get("writes", 0)))
         if data is None:
             return State()
         known = set(State.__dataclass_fields__)  # a field of a newer release is not ours to understand
         return State(**{name: value for name, value in json.loads(data).items() if name in known})
-
-    def _write_sealed(self, path: Path, data: bytes) -> None:
-        write_file(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-
-    def _read_sealed(self, path: Path) -> bytes | None:
-        content = _read_or_none(path)
-        if content is None:
-            return None
-        seal, _, data = content.partition(b"\n")
-        if hashlib.sha256(data).hexdigest().encode() != seal:
-            path.unlink(missing_ok=True)
-            return None
-        return data
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Puts bytes under a name: all of them or, whatever happens, none. Raises StoreFull or StoreError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise store_error(error, path, "write") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename last: it is the folder, not the file, that holds the name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_or_none(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise store_error(error, path, "read") from error
-
-
-def store_error(error: OSError, path: Path, action: str) -> StoreError:
-    """The one-line error for a failed read or write: StoreFull when space is what is missing."""
-    if error.errno in _FULL:
-        return StoreFull(f"no space left to {action} {path}: free some and start again, nothing was lost")
-    return StoreError(
-        f"cannot {action} {path}: {error.strerror}: correct it and start again, nothing was lost"
-    )

@@ -22,6 +22,7 @@ from .budget import (
     disclosed_in,
 )
 from .errors import TaskRefused, UnsupportedTask
+from .groups import Between
 from .local_update import LocalTask, check_task, evaluate, run_directions
 from .private_examples import PrivateExamples
 from .store import State, Store
@@ -81,29 +82,25 @@ def carry_out(
     store: Store,
     gauss: Callable[[], float],
     disclosure: Disclosure,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Finding:
     """Does a permitted task with the adapter, scale and guides that are in the engine.
 
-    The scalars of finished steps are written down as they come: a process that starts again goes on behind
-    them, and neither measures nor noises a scalar twice. Raises TaskRefused, Stopped or StoreFull.
+    The scalars of finished directions are written down as they come: a process that starts again goes on
+    behind them, and neither measures nor noises a scalar twice. Between directions `go_on` is asked; False
+    ends the work with Stopped. Raises TaskRefused, Stopped or StoreFull.
     """
     runs_before = engine.segment_runs
     if task.WhichOneof("kind") == "evaluate":
         with engine.lock:
             evaluation = evaluate(engine, private.held_out)
         return Finding(evaluation=evaluation, segment_runs=engine.segment_runs - runs_before)
-    several = len(task.directions.steps) > 1
-
-    def keep(scalars: list[float]) -> None:
-        if several:
-            store.update(progress_task_id=task.task_id, progress_scalars=list(scalars))
-
-    state = store.state
-    done = state.progress_scalars if several and state.progress_task_id == task.task_id else []
+    done = store.progress.of(task.task_id)
+    between = Between(lambda scalars: store.progress.add(task.task_id, scalars), go_on)
     local = LocalTask(task.directions, guide_index)
     with engine.lock:
         train = private.train_from(task.directions.active_segments[0], engine)
-        result = run_directions(local, engine, train, gauss, done, keep)
+        result = run_directions(local, engine, train, gauss, done, between)
     return Finding(
         scalars=result.scalars,
         examples=result.examples,
@@ -133,8 +130,8 @@ def report_of(
 
 
 def account_changes(task: pb.Task, finding: Finding, state: State) -> dict[str, object]:
-    """What the state remembers of a finding: what it discloses in its round, and no more progress."""
-    changes: dict[str, object] = {"progress_task_id": "", "progress_scalars": []}
+    """What the state remembers of a finding: what it discloses in its round."""
+    changes: dict[str, object] = {}
     if finding.scalars:
         changes["disclosed"] = charge(state.disclosed, task.round, finding.disclosure)
     if finding.evaluation is not None:

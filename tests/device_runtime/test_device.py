@@ -88,7 +88,7 @@ def test_the_key_stays_until_it_is_forgotten(tmp_path: Path) -> None:
         with pytest.raises(BundleError):
             device.predict(["w1"])
         left = [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()]
-        assert sorted(left) == ["key", "lock"]
+        assert sorted(left) == ["key", "key.copy", "lock"]
     with Device(server=NOWHERE, store=tmp_path / "store", examples=[], retry=Retry(0.2)) as device:
         assert device._transport.identity.client_id == second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from device_runtime.engine import Engine
 from device_runtime.errors import DirectionBelowGrid, LossNotFinite, TaskRefused, UnsupportedTask
+from device_runtime.groups import Between
 from device_runtime.local_update import (
     Batch,
     Direction,
@@ -99,20 +101,26 @@ def test_without_a_local_step_each_starts_from_the_base(engine: Engine, private:
     assert moved[3:] != both[3:]
 
 
+def slow(kept: list[list[float]]) -> Between:
+    """A clock by which every measurement lasts longer than a group should: one direction a group."""
+    times = itertools.count()
+    return Between(kept.append, clock=lambda: float(next(times)))
+
+
 def test_a_second_start_goes_on_with_what_was_kept(engine: Engine, private: PrivateExamples) -> None:
     task = steps_task()
     task.scalar_form.noise_std = 0.3
     noise = iter([0.1, -0.2, 0.3, 0.4, -0.5])
     kept: list[list[float]] = []
-    whole = run_directions(
-        LocalTask(task), engine, private.train, lambda: next(noise), on_step=lambda s: kept.append(list(s))
-    )
-    assert [len(scalars) for scalars in kept] == [3, 5]
-    runs = engine.segment_runs
-    noise = iter([0.4, -0.5])
-    resumed = run_directions(LocalTask(task), engine, private.train, lambda: next(noise), done=kept[0])
-    assert resumed == whole
-    assert engine.segment_runs - runs < runs  # the first step was moved along, not measured again
+    whole = run_directions(LocalTask(task), engine, private.train, lambda: next(noise), between=slow(kept))
+    assert kept == [[scalar] for scalar in whole.scalars[:4]]  # the last one goes into the report
+    for finished in range(6):
+        rest = iter([0.1, -0.2, 0.3, 0.4, -0.5][finished:])
+        runs = engine.segment_runs
+        done = whole.scalars[:finished]
+        assert run_directions(LocalTask(task), engine, private.train, rest.__next__, done) == whole
+        # Three batches, three segments, two signs a direction; finished ones are moved along, not measured.
+        assert engine.segment_runs - runs == 18 * (5 - finished)
 
 
 def test_the_adapter_is_restored_when_a_later_step_fails(engine: Engine, private: PrivateExamples) -> None:

@@ -83,8 +83,13 @@ def test_a_lease_that_ends_while_guides_stream_is_dropped(world: World) -> None:
     assert not world.cloud.reports
 
 
+RUNS_OF_A_DIRECTION = 2 * 2 * 3  # signs, batches of four, segments
+
+
 class Interrupted(Engine):
-    """An engine whose process ends in the middle of its second measurement, once."""
+    """An engine whose process ends in the middle of its second measurement, once; the first is of one
+    direction.
+    """
 
     ends = True
 
@@ -107,7 +112,7 @@ def two_steps() -> pb.DirectionsTask:
     return task
 
 
-def test_a_process_that_ends_between_steps_goes_on_behind_them(tmp_path: Path) -> None:
+def test_a_process_that_ends_between_directions_goes_on_behind_them(tmp_path: Path) -> None:
     whole = World(tmp_path / "whole")
     whole.turn(whole.task(directions=two_steps()))
     world = World(tmp_path / "cut", make_engine=Interrupted)
@@ -115,8 +120,14 @@ def test_a_process_that_ends_between_steps_goes_on_behind_them(tmp_path: Path) -
         world.turn(world.task(directions=two_steps()))
     assert np.array_equal(world.engine.adapter, world.adapter)
     world.start()
+    world.told()
     world.turn(world.task(update=world.unchanged(), directions=two_steps()))
-    assert world.engine.measured == 1  # type: ignore[attr-defined]
+    assert world.told() == [
+        "enroll", "check_in", "task", "fetch", "version", "version 1 unchanged", "compute", "computed", "report",
+        "report OK",
+    ]  # fmt: skip
+    assert world.cloud.reports[0].timing.segment_runs == 7 * RUNS_OF_A_DIRECTION
+    assert not world.store.progress.of("task-1")
     assert world.cloud.reports[0].scalars == whole.cloud.reports[0].scalars
 
 
@@ -127,7 +138,7 @@ def test_progress_of_another_task_is_not_mixed_in(tmp_path: Path) -> None:
         world.turn(world.task(directions=two_steps()))
     world.start()
     world.turn(world.task(2, world.unchanged(), directions=two_steps()))
-    assert world.engine.measured == 2  # type: ignore[attr-defined]
+    assert world.cloud.reports[0].timing.segment_runs == 8 * RUNS_OF_A_DIRECTION
 
 
 def test_a_disk_that_fills_up_before_the_report_is_kept_sends_nothing(world: World) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from device_runtime.durable import write_file, write_sealed_pair
 from device_runtime.errors import StoreError, StoreFull, StoreInUse
-from device_runtime.store import State, Store, write_file
+from device_runtime.store import State, Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
         store.write_key(b"pem")
         sha256 = store.write_adapter(3, b"\x00" * 12)
-        state = store.update(disclosed={"4": [2, 1]}, progress_scalars=[0.1, -2.5], pending_report="00ff")
+        state = store.update(disclosed={"4": [2, 1]}, pending_report="00ff")
     with Store(tmp_path / "s") as store:
         assert store.state == state
         assert (store.state.adapter_version, store.state.adapter_sha256) == (3, sha256)
@@ -46,21 +47,51 @@ def test_a_second_process_is_refused_and_may_come_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "key"])
-def test_every_truncation_and_any_flipped_byte_reads_as_absent(tmp_path: Path, name: str) -> None:
+def test_any_damage_to_one_of_two_copies_loses_nothing(tmp_path: Path, name: str) -> None:
+    with Store(tmp_path) as store:
+        store.write_key(b"private")
+        kept = store.update(adapter_version=7)
+    whole = (tmp_path / name).read_bytes()
+    damaged = [whole[:size] for size in range(len(whole))]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for number, content in enumerate(damaged):
+        path = tmp_path / (name, f"{name}.copy")[number % 2]
+        path.write_bytes(content)
+        with Store(tmp_path) as store:
+            assert (store.state, store.read_key()) == (kept, b"private")
+        assert not path.exists()
+        path.write_bytes(whole)
+
+
+def test_two_damaged_copies_read_as_absent(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         store.write_key(b"private")
         store.update(adapter_version=7)
-    path = tmp_path / name
-    whole = path.read_bytes()
-    damaged = [whole[:size] for size in range(len(whole))]
-    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
-    for content in damaged:
-        path.write_bytes(content)
+    for path in tmp_path.glob("[ks]*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with Store(tmp_path) as store:
+        assert (store.state, store.read_key()) == (State(), None)
+
+
+def test_between_the_two_writes_the_newer_copy_counts_and_a_later_write_mends_the_other(
+    tmp_path: Path,
+) -> None:
+    with Store(tmp_path) as store:
+        store.update(disclosed={"1": [4, 0]})
+        older = (tmp_path / "state").read_bytes()
+        store.update(disclosed={"1": [8, 0]})
+    for name in ("state.copy", "state"):
+        newer = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(older)
         with Store(tmp_path) as store:
-            assert (store.state == State()) == (name == "state")
-            assert (store.read_key() is None) == (name == "key")
-        assert not path.exists()
-        path.write_bytes(whole)
+            assert store.state.disclosed == {"1": [8, 0]}
+        (tmp_path / name).write_bytes(newer)
+    (tmp_path / "state.copy").write_bytes(older)
+    with Store(tmp_path) as store:
+        store.update(adapter_version=1)
+    (tmp_path / "state").unlink()
+    with Store(tmp_path) as store:
+        assert (store.state.disclosed, store.state.adapter_version) == ({"1": [8, 0]}, 1)
 
 
 def test_a_damaged_adapter_or_guide_is_removed_and_reads_as_absent(tmp_path: Path) -> None:
@@ -80,7 +111,7 @@ def test_a_state_of_a_newer_release_is_read_as_far_as_it_is_known(tmp_path: Path
     with Store(tmp_path) as store:
         store.update(adapter_version=7)
         content = b'{"adapter_version": 8, "invented_later": 1}'
-        store._write_sealed(tmp_path / "state", content)
+        write_sealed_pair(tmp_path / "state", content)
     with Store(tmp_path) as store:
         assert store.state == State(adapter_version=8)
 
@@ -166,7 +197,8 @@ with Store(sys.argv[1]) as store:
     while True:
         version += 1
         store.write_adapter(version, version.to_bytes(4, "little") * 2000)
-        store.update(progress_task_id=str(version), progress_scalars=[float(version)] * (version % 50))
+        for number in range(version % 50):
+            store.progress.add(str(version), [float(version), float(number)])
 """
 
 
@@ -180,6 +212,16 @@ def kill_writer_after(folder: Path, delay_s: float) -> None:
     process.stdout.close()
 
 
+def assert_progress_is_whole(store: Store) -> None:
+    """What is kept is of the held version or the one before it, from its beginning, pair by pair."""
+    version = store.state.adapter_version
+    kept = [store.progress.of(str(task)) for task in range(version + 60)]
+    assert not any(kept[version + 1 :])
+    for task, scalars in enumerate(kept):
+        assert scalars[::2] == [float(task)] * (len(scalars) // 2)
+        assert scalars[1::2] == [float(number) for number in range(len(scalars) // 2)]
+
+
 def test_a_kill_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
     draw = random.Random(20)
     versions = [0]
@@ -190,9 +232,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
             versions.append(state.adapter_version)
             if state.adapter_version:
                 assert store.read_adapter() == state.adapter_version.to_bytes(4, "little") * 2000
-            task = int(state.progress_task_id or 0)
-            assert task <= state.adapter_version
-            assert state.progress_scalars == [float(task)] * (task % 50)
+            assert_progress_is_whole(store)
             assert not list(tmp_path.rglob("*.tmp"))
     assert versions == sorted(versions)
     assert versions[-1] > 4  # kills came between writes, and not only before the first
