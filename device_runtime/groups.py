@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .local_update import Batch, Direction, Measurement
+    from .local_update import Batch, Direction
 
 GROUP_S = 0.05
 MOST_ENTRY_BYTES = 16 * 2**20  # of hidden states held for a step; beyond it, a step is one group
@@ -31,10 +31,6 @@ class Chain(Protocol):
 
     @property
     def segment_counts(self) -> Mapping[int, int]: ...
-
-    def measure(
-        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
-    ) -> Measurement: ...
 
     def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]: ...
 
@@ -65,11 +61,10 @@ def measure_in_groups(
     core: Chain,
     batches: list[Batch],
     directions: list[Direction],
-    epsilon: float,
-    active_segments: list[int],
+    measure: Callable[[list[Batch], list[Direction]], NDArray[np.float64]],
     between: Between,
 ) -> Iterator[NDArray[np.float64]]:
-    """Yields the projected gradients of one group after the other, in order: float64, one a direction.
+    """Yields what `measure` answers for one group after the other, in order: float64, one a direction.
 
     Raises what `measure` does; what was yielded before stays true.
     """
@@ -80,7 +75,7 @@ def measure_in_groups(
     firsts = sorted({_first_moved(unit[0], counts) for unit in units})
     size_bytes = sum(4 * core.hidden_size * batch.input_ids.size for batch in batches)
     if len(units) == 1 or (firsts != [0] and size_bytes * len(firsts) > MOST_ENTRY_BYTES):
-        yield core.measure(batches, directions, epsilon, active_segments).rho
+        yield measure(batches, directions)
         return
     entered = _enter(core, batches, firsts)
     while units:
@@ -89,7 +84,7 @@ def measure_in_groups(
         while units and len(group) < between.directions and _first_moved(units[0][0], counts) == first:
             group = group + units.popleft()
         start_s = between.clock()
-        rho = core.measure(entered[first], group, epsilon, active_segments).rho
+        rho = measure(entered[first], group)
         between.learn(len(group), between.clock() - start_s)
         yield rho
 

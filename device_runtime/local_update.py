@@ -71,6 +71,10 @@ class Measurement(Protocol):
 class Core(Chain, Protocol):
     """What is used here of engine.Engine."""
 
+    def measure(
+        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
+    ) -> Measurement: ...
+
     def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]: ...
 
     def update(
@@ -170,7 +174,11 @@ def measure(
     Raises LossNotFinite when one is not a number.
     """
     segments = list(task.active_segments)
-    for rho in measure_in_groups(core, batches, directions, task.epsilon, segments, between):
+
+    def measure_group(batches: list[Batch], group: list[Direction]) -> NDArray[np.float64]:
+        return core.measure(batches, group, task.epsilon, segments).rho
+
+    for rho in measure_in_groups(core, batches, directions, measure_group, between):
         if not np.all(np.isfinite(rho)):
             raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
         yield rho
