@@ -64,13 +64,18 @@ class Counters:
     """Runs and nanoseconds since the start or `reset_counters`.
 
     `segment_runs` has K + 1 entries, the head's last. `forward_ns` is spent inside the program, `perturb_ns`
-    in changing the adapter, `total_ns` in whole calls.
+    in changing the adapter, `total_ns` in whole calls. `auxiliary_runs` has K entries. `method_loads` counts
+    methods whose weights were packed into memory.
     """
 
     @property
     def embed_runs(self) -> int: ...
     @property
     def segment_runs(self) -> list[int]: ...
+    @property
+    def auxiliary_runs(self) -> list[int]: ...
+    @property
+    def method_loads(self) -> int: ...
     @property
     def forward_ns(self) -> int: ...
     @property
@@ -111,7 +116,8 @@ class Core:
         head_tokens: int = 0,
         vocabulary: int = 0,
     ) -> None:
-        """Map the program and check every method against the layout.
+        """Map the program and check every method against the layout. None is loaded by that: each is by the
+        first call that runs it.
 
         Where the targets are tokens, `head_tokens` says how many of them the program's head takes at once,
         and `vocabulary` of how many tokens they may be.
@@ -150,11 +156,13 @@ class Core:
         directions: Sequence[Direction],
         epsilon: float,
         labels: NDArray[np.int32],
+        exit_segment: int = 0,
+        global_weight: float = 0.0,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (sum of weight * loss, sum of weight * count) of every evaluation, over all batches.
 
-        Where a direction acts is said by `labels` alone (see Plan), one row an evaluation. Raises what
-        `measure` does.
+        Where a direction acts is said by `labels` alone (see Plan), one row an evaluation; in segments that
+        do not run they are 0. Exit, weight and what is raised: as in `measure`.
         """
     def measure(
         self,
@@ -162,6 +170,8 @@ class Core:
         directions: Sequence[Direction],
         epsilon: float,
         active_segments: Sequence[int],
+        exit_segment: int = 0,
+        global_weight: float = 0.0,
     ) -> Measurement:
         """Return rho = (L(theta + epsilon z') - L(theta - epsilon z')) / (2 epsilon) of every direction.
 
@@ -169,14 +179,20 @@ class Core:
         order of batch and row. z' is the rounded direction. The adapter is afterwards the same, bit for bit,
         also on an error.
 
+        With an `exit_segment` b (1 .. K; 0 is K) the head takes what leaves segment b - 1. With a
+        `global_weight` a row's loss is ChainFed's (arXiv 2604.06819), local + global_weight * global, where
+        global is the head's loss behind the auxiliary branches b .. K - 1; the row counts as often as before.
+
         Raises CoreError: BELOW_GRID (the message names the epsilon that would do), OUT_OF_RANGE and
         NOT_FINITE (before the first change), LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The
         caller reports it.
         """
-    def evaluate(self, batches: Sequence[Batch]) -> tuple[float, float, int]:
+    def evaluate(
+        self, batches: Sequence[Batch], exit_segment: int = 0, global_weight: float = 0.0
+    ) -> tuple[float, float, int]:
         """Return (sum of weight * loss, sum of weight * count, correct targets in rows of non-zero weight).
 
-        Raises CoreError: LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
+        Exit and weight as in `measure`; what is correct is said by the head at the exit. Raises CoreError: LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
         """
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits. Shapes: (B, C) float32. Raises what `evaluate` does, BAD_ARGUMENT where the
@@ -202,6 +218,21 @@ class Core:
         CoreError: NOT_FINITE, OUT_OF_RANGE, BAD_ARGUMENT, with the adapter unchanged. The caller drops the
         update.
         """
+    def load_methods(self) -> None:
+        """Load now what a run of the whole chain needs. Raises CoreError: PROGRAM_FAILED, PROGRAM_MISMATCH,
+        OUT_OF_MEMORY. The caller drops the bundle, or frees memory and tries again.
+        """
+    def unload_except(self, segments: Sequence[int], auxiliaries: Sequence[int] = ()) -> None:
+        """Free all segments but these, and all auxiliary branches but those of `auxiliaries`.
+
+        embed and head stay. What is needed again is loaded again by the call that runs it.
+        """
+    @property
+    def loaded_methods(self) -> list[str]:
+        """The names of the methods whose weights are in memory, in the order of the chain."""
+    @property
+    def auxiliary_segments(self) -> list[int]:
+        """The segments whose adapters can run alone, as the method `auxiliary_k`."""
     def stop(self) -> None:
         """End what runs with STOPPED, and every later call until `resume`. From any thread."""
     def resume(self) -> None:

@@ -72,6 +72,8 @@ void bind_values(nb::module_& m) {
   nb::class_<Counters>(m, "Counters", "Runs and time since the start or reset_counters().")
       .def_ro("embed_runs", &Counters::embed_runs)
       .def_prop_ro("segment_runs", [](const Counters& self) { return self.segment_runs; })
+      .def_prop_ro("auxiliary_runs", [](const Counters& self) { return self.auxiliary_runs; })
+      .def_ro("method_loads", &Counters::method_loads)
       .def_ro("forward_ns", &Counters::forward_ns)
       .def_ro("perturb_ns", &Counters::perturb_ns)
       .def_ro("total_ns", &Counters::total_ns);
@@ -113,13 +115,19 @@ void bind_class(nb::module_& m) {
       .def("set_scale", &PyCore::set_scale, "scale"_a.none())
       .def("set_guide", &PyCore::set_guide, "index"_a, "segment"_a, "values"_a)
       .def("clear_guides", &PyCore::clear_guides)
-      .def("losses", &PyCore::losses, "batches"_a, "directions"_a, "epsilon"_a, "labels"_a)
-      .def("measure", &PyCore::measure, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a)
-      .def("evaluate", &PyCore::evaluate, "batches"_a)
+      .def("losses", &PyCore::losses, "batches"_a, "directions"_a, "epsilon"_a, "labels"_a, "exit_segment"_a = 0,
+           "global_weight"_a = 0.0)
+      .def("measure", &PyCore::measure, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a,
+           "exit_segment"_a = 0, "global_weight"_a = 0.0)
+      .def("evaluate", &PyCore::evaluate, "batches"_a, "exit_segment"_a = 0, "global_weight"_a = 0.0)
       .def("logits", &PyCore::logits, "batch"_a)
       .def("hidden", &PyCore::hidden, "batch"_a, "segment"_a)
       .def("update", &PyCore::update, "epsilon"_a, "update_seed"_a, "active_segments"_a, "directions"_a,
            "coefficients"_a, "guides"_a = nb::list())
+      .def("load_methods", &PyCore::load_methods)
+      .def("unload_except", &PyCore::unload_except, "segments"_a, "auxiliaries"_a = nb::list())
+      .def_prop_ro("loaded_methods", &PyCore::loaded_methods)
+      .def_prop_ro("auxiliary_segments", &PyCore::auxiliary_segments)
       .def("stop", &PyCore::stop)
       .def("resume", &PyCore::resume)
       .def("poison_arena", &PyCore::poison_arena, "before_every_run"_a);

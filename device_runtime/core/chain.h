@@ -2,7 +2,9 @@
 //
 // The adapter's slices and the hidden states enter the program by pointer: a perturbation in place is what the next
 // run sees. What a method gives back lies in the program's arena until any method runs again, so every hidden state is
-// copied to a slot here. Everything is allocated by load() and reserve_slots(); the other calls allocate nothing.
+// copied to a slot here. Everything is allocated by load(), load_methods() and reserve_slots(); the other calls
+// allocate nothing. A method's packed weights, most of a program's memory, are there from load_methods() to
+// unload_except().
 #pragma once
 
 #include <cstdint>
@@ -61,16 +63,27 @@ struct HeadResult {
 
 struct Counters {
   uint64_t embed_runs = 0;
-  std::vector<uint64_t> segment_runs;  // K + 1 entries, the head's last
-  uint64_t forward_ns = 0;             // inside the program
+  std::vector<uint64_t> segment_runs;    // K + 1 entries, the head's last
+  std::vector<uint64_t> auxiliary_runs;  // K entries
+  uint64_t method_loads = 0;
+  uint64_t forward_ns = 0;  // inside the program
   uint64_t perturb_ns = 0;
   uint64_t total_ns = 0;
 };
 
+// What a call runs: segments first_segment .. exit_segment - 1, and the branches of exit_segment .. K - 1.
+struct Needs {
+  bool embed;
+  uint32_t first_segment;
+  uint32_t exit_segment;
+  bool head;
+  bool auxiliaries;
+};
+
 class Chain {
  public:
-  // Opens every method and checks each input and output against shape and layout. On failure `*message` says what is
-  // wrong in one line. Throws std::bad_alloc.
+  // Checks each input and output of every method against shape and layout; loads none. On failure `*message` says what
+  // is wrong in one line. Throws std::bad_alloc.
   zo_status load(Program* program, const ChainShape& shape, const std::vector<TensorSlice>& layout,
                  std::string* message);
 
@@ -94,6 +107,17 @@ class Chain {
 
   uint64_t segment_parameters(uint32_t segment) const noexcept;
 
+  // Loads what is needed and not there yet. Throws std::bad_alloc.
+  zo_status load_methods(const Needs& needs, std::string* message);
+
+  // Lets go of every segment and every auxiliary branch but these, with their memory. embed and head stay.
+  void unload_except(const std::vector<uint32_t>& segments, const std::vector<uint32_t>& auxiliaries);
+
+  std::vector<std::string> loaded_methods() const;  // by name, in the order of the chain
+
+  bool has_auxiliary(uint32_t segment) const noexcept { return auxiliary_methods_[segment] >= 0; }
+  bool has_auxiliaries(uint32_t from_segment = 0) const noexcept;  // any, from a segment on
+
   void reset_counters();
   void reserve_slots(size_t slots);  // throws std::bad_alloc
 
@@ -103,23 +127,28 @@ class Chain {
   void set_hidden(const float* hidden, size_t to_slot) noexcept;  // of the batch's shape
   const float* hidden(size_t slot) const noexcept { return slots_[slot].as<float>(); }
   zo_status run_segment(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;  // segment < K
+  // A segment's adapters without its frozen part (ChainFed, arXiv 2604.06819); without such a method, the identity.
+  zo_status run_auxiliary(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;
   zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
 
   Counters counters;
 
  private:
-  zo_status load_methods(std::string* message);
+  zo_status find_methods(std::string* message);
   zo_status index_layout(const std::vector<TensorSlice>& layout, std::string* message);
   zo_status check_method(int method, const char* name, const std::vector<Tensor>& inputs,
                          const std::vector<Tensor>& outputs, std::string* message) const;
   void bind_adapter(uint32_t segment, std::vector<Tensor>* inputs) const;
   zo_status run(int method, const std::vector<Tensor>& inputs, size_t outputs) noexcept;
-  zo_status load_embed(std::string* message);
-  zo_status load_head(std::string* message);
+  zo_status find_method(const std::string& name, int* method, std::string* message);
+  zo_status find_embed(std::string* message);
+  zo_status find_segment(uint32_t segment, std::string* message);
+  zo_status find_auxiliary(uint32_t segment, std::string* message);
+  zo_status find_head(std::string* message);
+  zo_status load_method(int method, std::string* message);
   zo_status run_label_head(size_t from_slot, HeadResult* result) noexcept;
   zo_status run_token_head(size_t from_slot) noexcept;
   zo_status run_tokens(size_t used) noexcept;
-  zo_status open_method(const std::string& name, int* method, std::string* message);
   zo_status keep_context() noexcept;
   zo_status keep_hidden(size_t to_slot) noexcept;
 
@@ -131,9 +160,10 @@ class Chain {
   uint32_t classes_ = 0;
 
   int embed_ = -1, head_ = -1;
-  std::vector<int> segment_methods_;
+  std::vector<int> segment_methods_, auxiliary_methods_;  // -1: the program has no such branch
+  std::vector<std::string> method_names_;                 // by the program's number
   std::vector<Tensor> embed_inputs_, head_inputs_;
-  std::vector<std::vector<Tensor>> segment_inputs_;
+  std::vector<std::vector<Tensor>> segment_inputs_, auxiliary_inputs_;
   std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
   Buffer adapter_, ids_, mask_int_, mask_float_, labels_;

@@ -57,6 +57,14 @@ struct Evaluation {
   uint64_t correct = 0;  // targets in rows of non-zero weight whose logit is the largest (the first of equals)
 };
 
+// What a loss is. The head takes what leaves segment exit_segment - 1 (0: the whole chain), and that is the local loss.
+// With a weight, ChainFed's loss (arXiv 2604.06819): local + global_weight * global, where global is what the head says
+// behind the auxiliary branches of segments exit_segment .. K - 1, in float64, row by row.
+struct Objective {
+  uint32_t exit_segment = 0;
+  double global_weight = 0.0;
+};
+
 // theta' = round_stochastic(theta + sum_j coefficient_j * z'_j + sum_k coefficient_k * u_k) on the active segments.
 struct Update {
   double epsilon = 0.0;
@@ -82,19 +90,22 @@ class LocalUpdate {
   zo_status set_guide(uint32_t index, uint32_t segment, const float* values);
   void clear_guides() noexcept { guides_.clear(); }
 
-  // The losses of any strings of labels (see planner.h): labels[e * (K + 1) + segment].
+  // The losses of any strings of labels (see planner.h): labels[e * (K + 1) + segment], 0 in segments that do not run.
   zo_status losses(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
-                   const std::vector<Label>& labels, Losses* result);
+                   const std::vector<Label>& labels, Losses* result, const Objective& objective = {});
 
   // The projected gradient of every direction.
   zo_status measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
-                    const std::vector<uint32_t>& active_segments, Measurement* result);
+                    const std::vector<uint32_t>& active_segments, Measurement* result, const Objective& objective = {});
 
-  zo_status evaluate(const std::vector<Batch>& batches, Evaluation* result);
+  zo_status evaluate(const std::vector<Batch>& batches, Evaluation* result, const Objective& objective = {});
   zo_status logits(const Batch& batch, float* out);  // batch_examples * classes
 
   // The hidden state that enters a segment (K: the head): batch_examples * tokens * hidden_size.
   zo_status hidden(const Batch& batch, uint32_t segment, float* out);
+
+  // Loads all methods that the whole chain runs; otherwise each is loaded by the first call that needs it.
+  zo_status load_methods();
 
   // Nothing is written unless all of it can be. `*clamped` counts the parameters that met the bound.
   zo_status update(const Update& update, uint64_t* clamped);
@@ -111,7 +122,8 @@ class LocalUpdate {
   zo_status fail(zo_status status, std::string message);
   zo_status label_directions(const std::vector<Direction>& directions, const std::vector<uint32_t>& active_segments);
   zo_status check_segments(const std::vector<uint32_t>& segments);
-  zo_status check_batches(const std::vector<Batch>& batches);
+  zo_status check_objective(const Objective& objective);
+  zo_status check_batches(const std::vector<Batch>& batches, uint32_t exit_segment);
   zo_status check_labels(const Batch& batch, bool* any);
   zo_status check_guides(const std::vector<GuideTerm>& guides);
   zo_status check_directions(const std::vector<Label>& labels);
@@ -124,6 +136,8 @@ class LocalUpdate {
     return direction.active_segments.empty() ? all : &direction.active_segments;
   }
   bool covers(const Direction& direction, const std::vector<uint32_t>& all, uint32_t segment) const noexcept;
+  zo_status load_for(const std::vector<Batch>& batches, uint32_t exit_segment, bool head, bool auxiliaries);
+  bool has_global() const noexcept { return objective_.global_weight > 0.0; }
 
   // The loop.
   zo_status run_plan(const std::vector<Batch>& batches, Losses* result) noexcept;
@@ -132,9 +146,11 @@ class LocalUpdate {
   uint32_t gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice, size_t scratch) noexcept;
   zo_direction on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept;
   zo_step step_on(const Update& update, const TensorSlice& slice) noexcept;
-  zo_status enter(const Batch& batch) noexcept;
+  zo_status add_losses(const Batch& batch, const PlannedRun& run, Losses* result) noexcept;
+  zo_status enter(const Batch& batch, uint32_t last) noexcept;
   zo_status forward(const Batch& batch, uint32_t last) noexcept;
-  zo_status run_head(const Batch& batch, HeadResult* result) noexcept;
+  zo_status run_head(size_t slot, HeadResult* rows) noexcept;
+  zo_status add_global(size_t slot, HeadResult* rows) noexcept;
 
   std::unique_ptr<Program> program_;
   Chain chain_;
@@ -146,6 +162,10 @@ class LocalUpdate {
   // Of the call in progress.
   const std::vector<Direction>* directions_ = nullptr;
   double epsilon_ = 0.0;
+  Objective objective_;  // exit_segment 1 .. K
+  size_t branch_slot_ = 0;
+  bool branch_is_current_ = false;  // branch_slot_ holds the branch of the state that the head is run on now
+  std::vector<double> local_loss_, local_count_, local_correct_;  // by row
   Plan plan_;
   std::vector<Label> at_;  // by segment: which perturbation is in the adapter now
   std::vector<Label> labels_;

@@ -1,12 +1,11 @@
 // The first part of a call of LocalUpdate: everything that can be refused is refused here, in words, before the first
-// add; and the step, whose slices are all checked before the first is written.
+// add.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <utility>
 
 #include "local_update.h"
-#include "stopwatch.h"
 
 namespace cooperllm {
 namespace {
@@ -34,7 +33,25 @@ zo_status LocalUpdate::check_segments(const std::vector<uint32_t>& segments) {
   return ZO_OK;
 }
 
-zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
+zo_status LocalUpdate::check_objective(const Objective& objective) {
+  const uint32_t segments = chain_.shape().segments;
+  if (objective.exit_segment > segments) {
+    return fail(ZO_BAD_ARGUMENT, "exit_segment is " + std::to_string(objective.exit_segment) + ": use 1 to " +
+                                     std::to_string(segments) + ", or 0 for the whole chain");
+  }
+  if (!std::isfinite(objective.global_weight) || objective.global_weight < 0.0) {
+    return fail(ZO_BAD_ARGUMENT, "global_weight must be finite and not negative");
+  }
+  if (objective.global_weight > 0.0 && !chain_.has_auxiliaries()) {
+    return fail(ZO_BAD_ARGUMENT,
+                "the program has no auxiliary branch: use global_weight 0, or a bundle exported with bottlenecks");
+  }
+  objective_ = objective;
+  if (objective_.exit_segment == 0) objective_.exit_segment = segments;
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches, uint32_t exit_segment) {
   if (batches.empty()) return fail(ZO_BAD_ARGUMENT, "no batch was given");
   bool any = false;  // target that counts
   for (const Batch& batch : batches) {
@@ -47,6 +64,10 @@ zo_status LocalUpdate::check_batches(const std::vector<Batch>& batches) {
                                 : batch.first_segment == 0 || batch.first_segment > chain_.shape().segments) {
       return fail(ZO_BAD_ARGUMENT, "a batch's hidden state must come with the segment that it enters, 1 to " +
                                        std::to_string(chain_.shape().segments));
+    }
+    if (batch.first_segment > exit_segment) {
+      return fail(ZO_BAD_ARGUMENT, "a batch enters at segment " + std::to_string(batch.first_segment) +
+                                       ", behind the last one that runs");
     }
     for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
       const double weight = batch.weights[row];
@@ -113,7 +134,8 @@ zo_status LocalUpdate::check_directions(const std::vector<Label>& labels) {
   return ZO_OK;
 }
 
-// Before a hidden state that was handed in, nothing runs: a perturbation there would be left out in silence.
+// Before a hidden state that was handed in and behind the exit nothing runs: a perturbation there would be left out in
+// silence.
 zo_status LocalUpdate::check_entry(const std::vector<Batch>& batches, const std::vector<Label>& labels) {
   const size_t positions = chain_.shape().segments + 1;
   uint32_t latest = 0;
@@ -121,6 +143,12 @@ zo_status LocalUpdate::check_entry(const std::vector<Batch>& batches, const std:
   for (size_t i = 0; i < labels.size(); ++i) {
     if (i % positions < latest && labels[i] != 0) {
       return fail(ZO_BAD_ARGUMENT, "a direction perturbs a segment before a batch's hidden state");
+    }
+    const size_t position = i % positions;
+    if (position >= objective_.exit_segment && position + 1 < positions && labels[i] != 0) {
+      return fail(ZO_BAD_ARGUMENT, "a direction perturbs segment " + std::to_string(position) +
+                                       ", which does not run: the head takes what leaves segment " +
+                                       std::to_string(objective_.exit_segment - 1));
     }
   }
   return ZO_OK;
@@ -159,71 +187,6 @@ zo_status LocalUpdate::check_direction(size_t direction, const std::vector<bool>
     return fail(status, name + "rounding changes it by over 2 %: use epsilon " + quoted(enough) +
                             ", or exponents higher by " + std::to_string(doublings));
   }
-}
-
-bool LocalUpdate::covers(const Direction& direction, const std::vector<uint32_t>& all,
-                         uint32_t segment) const noexcept {
-  for (const uint32_t active : *segments_of(direction, &all)) {
-    if (active == segment) return true;
-  }
-  return false;
-}
-
-zo_status LocalUpdate::update(const Update& update, uint64_t* clamped) {
-  const Stopwatch watch(&chain_.counters.total_ns);
-  message_.clear();
-  *clamped = 0;
-  if (update.coefficients.size() != update.directions.size()) {
-    return fail(ZO_BAD_ARGUMENT, std::to_string(update.coefficients.size()) + " coefficients for " +
-                                     std::to_string(update.directions.size()) + " directions: give one each");
-  }
-  zo_status status = check_segments(update.active_segments);
-  if (status == ZO_OK) status = check_guides(update.guides);
-  size_t terms = update.guides.size();
-  for (size_t d = 0; d < update.directions.size() && status == ZO_OK; ++d) {
-    status = check_segments(update.directions[d].active_segments);
-    if (status == ZO_OK) status = check_guides(update.directions[d].guides);
-    terms += update.directions[d].guides.size();
-  }
-  if (status != ZO_OK) return status;
-  guide_pointers_.resize(terms);
-  guide_coefficients_.resize(terms);
-  step_directions_.resize(update.directions.size());
-  step_coefficients_.resize(update.directions.size());
-
-  for (const bool write : {false, true}) {  // all slices are checked before the first is written
-    for (const TensorSlice& slice : chain_.layout()) {
-      if (!covers(Direction{}, update.active_segments, slice.segment)) continue;
-      const zo_step step = step_on(update, slice);
-      status =
-          write ? zo_update(chain_.adapter() + slice.offset, slice.offset, slice.count, slice.exponent, &step, clamped)
-                : zo_check_update(slice.offset, slice.count, slice.exponent, &step);
-      if (status != ZO_OK) return status;
-    }
-  }
-  return ZO_OK;
-}
-
-// The directions and guides that are active in a slice, in the order of the update.
-zo_step LocalUpdate::step_on(const Update& update, const TensorSlice& slice) noexcept {
-  size_t scratch = 0;
-  uint32_t directions = 0;
-  for (size_t d = 0; d < update.directions.size(); ++d) {
-    if (!covers(update.directions[d], update.active_segments, slice.segment)) continue;
-    step_directions_[directions] = on_tensor(update.directions[d], slice, scratch);
-    step_coefficients_[directions] = update.coefficients[d];
-    scratch += step_directions_[directions++].guide_count;
-  }
-  zo_step step{};
-  step.epsilon = update.epsilon;
-  step.seed = update.update_seed;
-  step.direction_count = directions;
-  step.directions = step_directions_.data();
-  step.coefficients = step_coefficients_.data();
-  step.guide_count = gather_guides(update.guides, slice, scratch);
-  step.guides = guide_pointers_.data() + scratch;
-  step.guide_coefficients = guide_coefficients_.data() + scratch;
-  return step;
 }
 
 }  // namespace cooperllm

@@ -1,9 +1,11 @@
 #include "program.h"
 
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
+#include <executorch/runtime/backend/interface.h>
 #include <executorch/runtime/executor/program.h>
-#include <executorch/runtime/platform/platform.h>
-#include <executorch/runtime/platform/runtime.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <cstdio>
 #include <cstring>
@@ -11,6 +13,7 @@
 
 #include "buffer.h"
 #include "mapped_file.h"
+#include "program_log.h"
 #include "thread_count.h"
 
 namespace cooperllm {
@@ -19,39 +22,6 @@ namespace {
 namespace et = executorch::runtime;
 using executorch::aten::ScalarType;
 using executorch::aten::TensorImpl;
-
-thread_local char last_log[512];
-
-// ExecuTorch explains its errors only in its log. The last one is kept for the exception's text instead of being
-// printed; a fatal one is printed, because the process ends there.
-void keep_log(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line, const char* message,
-              size_t) {
-  if (level != et_pal_log_level_t::kError && level != et_pal_log_level_t::kFatal) return;
-  std::snprintf(last_log, sizeof(last_log), "%s", message);
-  if (level == et_pal_log_level_t::kFatal) std::fprintf(stderr, "executorch: %s (%s:%zu)\n", message, file, line);
-}
-
-zo_status status_of(et::Error error) noexcept {
-  switch (error) {
-    case et::Error::Ok:
-      return ZO_OK;
-    case et::Error::MemoryAllocationFailed:
-    case et::Error::OutOfResources:
-    case et::Error::DelegateMemoryAllocationFailed:
-      return ZO_OUT_OF_MEMORY;
-    case et::Error::InvalidProgram:
-    case et::Error::OperatorMissing:
-    case et::Error::DelegateInvalidCompatibility:
-      return ZO_PROGRAM_MISMATCH;
-    default:
-      return ZO_PROGRAM_FAILED;
-  }
-}
-
-zo_status failed(et::Error error) noexcept {
-  if (last_log[0] == '\0') std::snprintf(last_log, sizeof(last_log), "ExecuTorch answered %s", et::to_string(error));
-  return status_of(error);
-}
 
 Kind kind_of(ScalarType type) {
   if (type == ScalarType::Float) return Kind::kFloat32;
@@ -84,33 +54,59 @@ class ExecuTorchProgram final : public Program {
     return reserve_arenas();
   }
 
-  zo_status load_method(const char* name, int* method) override {
+  bool has_method(const char* name) const noexcept override { return program_->method_meta(name).ok(); }
+
+  zo_status find_method(const char* name, int* method) override {
     last_log[0] = '\0';
     auto meta = program_->method_meta(name);
     if (!meta.ok()) {
       std::snprintf(last_log, sizeof(last_log), "the program has no method '%s'", name);
       return ZO_PROGRAM_MISMATCH;
     }
-    auto loaded = std::make_unique<Loaded>(spans_of(*meta));
-    auto result = program_->load_method(name, &loaded->manager);
-    if (!result.ok()) return failed(result.error());
-    loaded->method = std::make_unique<et::Method>(std::move(result.get()));
-    methods_.push_back(std::move(loaded));
+    for (size_t i = 0; i < meta->num_backends(); ++i) {
+      auto backend = meta->get_backend_name(i);
+      if (!backend.ok()) return failed(backend.error());
+      if (et::get_backend_class(*backend) != nullptr) continue;
+      std::snprintf(last_log, sizeof(last_log), "it was made for the delegate %s, which is not here", *backend);
+      return ZO_PROGRAM_MISMATCH;
+    }
+    methods_.push_back({name, *meta, nullptr});
     *method = static_cast<int>(methods_.size()) - 1;
     return ZO_OK;
   }
 
-  size_t input_count(int method) const noexcept override { return at(method).inputs_size(); }
-  size_t output_count(int method) const noexcept override { return at(method).outputs_size(); }
+  zo_status load_method(int method) override {
+    last_log[0] = '\0';
+    Named& named = at(method);
+    if (named.loaded != nullptr) return ZO_OK;
+    auto loaded = std::make_unique<Loaded>(spans_of(named.meta));
+    auto result = program_->load_method(named.name.c_str(), &loaded->manager);
+    if (!result.ok()) return failed(result.error());
+    loaded->method = std::make_unique<et::Method>(std::move(result.get()));
+    named.loaded = std::move(loaded);
+    return ZO_OK;
+  }
+
+  bool is_loaded(int method) const noexcept override { return at(method).loaded != nullptr; }
+
+  void unload_methods(const std::vector<int>& methods) noexcept override {
+    for (const int method : methods) at(method).loaded.reset();
+#ifdef __GLIBC__
+    malloc_trim(0);  // packed weights below malloc's threshold for mmap would stay in its free lists
+#endif
+  }
+
+  size_t input_count(int method) const noexcept override { return at(method).meta.num_inputs(); }
+  size_t output_count(int method) const noexcept override { return at(method).meta.num_outputs(); }
 
   zo_status input_meta(int method, size_t index, Tensor* meta) const noexcept override {
-    auto info = at(method).method_meta().input_tensor_meta(index);
+    auto info = at(method).meta.input_tensor_meta(index);
     if (!info.ok()) return failed(info.error());
     return describe(info->sizes(), info->scalar_type(), meta) ? ZO_OK : ZO_PROGRAM_MISMATCH;
   }
 
   zo_status output_meta(int method, size_t index, Tensor* meta) const noexcept override {
-    auto info = at(method).method_meta().output_tensor_meta(index);
+    auto info = at(method).meta.output_tensor_meta(index);
     if (!info.ok()) return failed(info.error());
     return describe(info->sizes(), info->scalar_type(), meta) ? ZO_OK : ZO_PROGRAM_MISMATCH;
   }
@@ -118,7 +114,8 @@ class ExecuTorchProgram final : public Program {
   zo_status run(int method, const Tensor* inputs, size_t input_count, Tensor* outputs,
                 size_t output_count) noexcept override {
     last_log[0] = '\0';
-    et::Method& callee = at(method);
+    if (!is_loaded(method)) return ZO_PROGRAM_FAILED;
+    et::Method& callee = *at(method).loaded->method;
     if (input_count != callee.inputs_size() || output_count != callee.outputs_size()) return ZO_PROGRAM_MISMATCH;
     for (size_t i = 0; i < input_count; ++i) {
       const zo_status status = bind(callee, inputs[i], i);
@@ -161,7 +158,15 @@ class ExecuTorchProgram final : public Program {
     std::unique_ptr<et::Method> method;
   };
 
-  et::Method& at(int method) const noexcept { return *methods_[static_cast<size_t>(method)]->method; }
+  // A method's description, which lies in the file, and what there is of it while it is loaded.
+  struct Named {
+    std::string name;
+    et::MethodMeta meta;
+    std::unique_ptr<Loaded> loaded;
+  };
+
+  Named& at(int method) noexcept { return methods_[static_cast<size_t>(method)]; }
+  const Named& at(int method) const noexcept { return methods_[static_cast<size_t>(method)]; }
 
   // One arena per memory id, as large as the most demanding method wants it; all methods share them.
   zo_status reserve_arenas() {
@@ -216,17 +221,9 @@ class ExecuTorchProgram final : public Program {
   MappedFile file_;
   std::unique_ptr<et::Program> program_;
   std::vector<Buffer> arenas_;
-  std::vector<std::unique_ptr<Loaded>> methods_;
+  std::vector<Named> methods_;
   bool poison_ = false;
 };
-
-void start_runtime() {
-  static const bool once = [] {
-    et::runtime_init();
-    return et::register_pal(et::PalImpl::create(keep_log, __FILE__));
-  }();
-  (void)once;
-}
 
 }  // namespace
 

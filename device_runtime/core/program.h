@@ -6,8 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "status.h"
 
@@ -30,23 +32,38 @@ struct Tensor {
     return product;
   }
   size_t size_bytes() const noexcept { return count() * (kind == Kind::kInt64 ? 8 : 4); }
+
+  bool same_shape(const Tensor& other) const noexcept {
+    if (kind != other.kind || rank != other.rank) return false;
+    return std::memcmp(sizes, other.sizes, sizeof(int32_t) * static_cast<size_t>(rank)) == 0;
+  }
 };
 
 class Program {
  public:
   virtual ~Program() = default;
 
-  // Opens a method and does its one-time work (packing of weights). `*method` is what run() wants.
-  virtual zo_status load_method(const char* name, int* method) = 0;
+  virtual bool has_method(const char* name) const noexcept = 0;
 
-  // How many inputs and outputs, and the largest shape of each (`data` is null).
+  // The number of a method, which the calls below want. Nothing of it is loaded. ZO_PROGRAM_MISMATCH: there is none, or
+  // it was made for a delegate that this process has not.
+  virtual zo_status find_method(const char* name, int* method) = 0;
+
+  // Does a method's one-time work (packing of weights), without which it does not run. May allocate.
+  virtual zo_status load_method(int method) = 0;
+  virtual bool is_loaded(int method) const noexcept = 0;
+
+  // Undoes load_method and gives the memory back to the system.
+  virtual void unload_methods(const std::vector<int>& methods) noexcept = 0;
+
+  // How many inputs and outputs, and the largest shape of each (`data` is null); of methods that are not loaded, too.
   virtual size_t input_count(int method) const noexcept = 0;
   virtual size_t output_count(int method) const noexcept = 0;
   virtual zo_status input_meta(int method, size_t index, Tensor* meta) const noexcept = 0;
   virtual zo_status output_meta(int method, size_t index, Tensor* meta) const noexcept = 0;
 
-  // Runs a method. Inputs are read where they lie and only during the call. Outputs are filled in; they lie in memory
-  // that the next run of ANY method overwrites, so whoever needs one for longer copies it.
+  // Runs a loaded method. Inputs are read where they lie and only during the call. Outputs are filled in; they lie in
+  // memory that the next run of ANY method overwrites, so whoever needs one for longer copies it.
   virtual zo_status run(int method, const Tensor* inputs, size_t input_count, Tensor* outputs,
                         size_t output_count) noexcept = 0;
 

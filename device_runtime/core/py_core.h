@@ -2,54 +2,12 @@
 // while a call runs; a status that is not ZO_OK becomes CoreError here, outside every loop.
 #pragma once
 
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
 #include <atomic>
 #include <optional>
 
-#include "local_update.h"
+#include "py_types.h"
 
 namespace cooperllm {
-
-namespace nb = nanobind;
-
-// Raises device_runtime.core.CoreError with the status's name and message, and `detail` where there is one.
-[[noreturn]] void raise_core_error(zo_status status, const std::string& detail);
-
-using Int64s2 = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Int64s = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;  // of one or two dimensions
-using Floats3 = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using LabelRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using LayoutEntry = std::tuple<uint32_t, uint64_t, uint64_t, int, std::vector<int32_t>>;
-
-inline std::vector<GuideTerm> terms(const std::vector<std::pair<uint32_t, double>>& guides) {
-  std::vector<GuideTerm> made;
-  made.reserve(guides.size());
-  for (const auto& [index, coefficient] : guides) made.push_back({index, coefficient});
-  return made;
-}
-
-struct PyBatch {
-  Int64s2 input_ids, attention_mask;
-  Int64s labels;
-  Doubles weights;
-  std::optional<Floats3> hidden;
-  uint32_t first_segment;
-};
-
-template <typename T>
-nb::object new_array(const std::vector<T>& values) {
-  T* data = new T[values.size() + 1];
-  std::copy(values.begin(), values.end(), data);
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {values.size()}, owner));
-}
 
 class PyCore {
  public:
@@ -109,7 +67,7 @@ class PyCore {
   }
 
   nb::object losses(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
-                    LabelRows labels) {
+                    LabelRows labels, uint32_t exit_segment, double global_weight) {
     const Guard guard(*this);
     const std::vector<Batch> views = view(batches);
     if (labels.shape(1) != local_.chain().shape().segments + 1) {
@@ -117,24 +75,29 @@ class PyCore {
     }
     const std::vector<Label> rows(labels.data(), labels.data() + labels.size());
     Losses result;
-    finish(without_gil([&] { return local_.losses(views, directions, epsilon, rows, &result); }));
+    const Objective objective{exit_segment, global_weight};
+    finish(without_gil([&] { return local_.losses(views, directions, epsilon, rows, &result, objective); }));
     return nb::make_tuple(new_array(result.loss_sum), new_array(result.count));
   }
 
   Measurement measure(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
-                      const std::vector<uint32_t>& active_segments) {
+                      const std::vector<uint32_t>& active_segments, uint32_t exit_segment, double global_weight) {
     const Guard guard(*this);
     const std::vector<Batch> views = view(batches);
     Measurement result;
-    finish(without_gil([&] { return local_.measure(views, directions, epsilon, active_segments, &result); }));
+    const Objective objective{exit_segment, global_weight};
+    finish(
+        without_gil([&] { return local_.measure(views, directions, epsilon, active_segments, &result, objective); }));
     return result;
   }
 
-  std::tuple<double, double, uint64_t> evaluate(const std::vector<PyBatch*>& batches) {
+  std::tuple<double, double, uint64_t> evaluate(const std::vector<PyBatch*>& batches, uint32_t exit_segment,
+                                                double global_weight) {
     const Guard guard(*this);
     const std::vector<Batch> views = view(batches);
     Evaluation result;
-    finish(without_gil([&] { return local_.evaluate(views, &result); }));
+    const Objective objective{exit_segment, global_weight};
+    finish(without_gil([&] { return local_.evaluate(views, &result, objective); }));
     return {result.loss_sum, result.count, result.correct};
   }
 
@@ -167,6 +130,26 @@ class PyCore {
     uint64_t clamped = 0;
     finish(without_gil([&] { return local_.update(step, &clamped); }));
     return clamped;
+  }
+
+  void load_methods() {
+    const Guard guard(*this);
+    finish(without_gil([&] { return local_.load_methods(); }));
+  }
+  void unload_except(const std::vector<uint32_t>& segments, const std::vector<uint32_t>& auxiliaries) {
+    const Guard guard(*this);
+    local_.chain().unload_except(segments, auxiliaries);
+  }
+  std::vector<std::string> loaded_methods() {
+    const Guard guard(*this);
+    return local_.chain().loaded_methods();
+  }
+  std::vector<uint32_t> auxiliary_segments() const {
+    std::vector<uint32_t> found;
+    for (uint32_t k = 0; k < local_.chain().shape().segments; ++k) {
+      if (local_.chain().has_auxiliary(k)) found.push_back(k);
+    }
+    return found;
   }
 
   void stop() noexcept { local_.stop(); }

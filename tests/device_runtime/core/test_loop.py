@@ -1,4 +1,4 @@
-"""Builds and runs loop_test.cpp (a C++17 compiler, no ExecuTorch): no allocation, and always restored."""
+"""Builds and runs the C++ tests (a C++17 compiler, no ExecuTorch): the loop's allocations, the window, what is restored."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ CORE = Path(__file__).parents[3] / "device_runtime" / "core"
 WRAPPED = ("malloc", "calloc", "realloc", "aligned_alloc")
 
 
-def test_the_loop_allocates_nothing_and_always_restores(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The compiler's command, and the core compiled by it, all but what needs ExecuTorch or Python."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         pytest.skip("no C++ compiler: the loop's allocations were not counted")
     sources = [path for path in sorted(CORE.glob("*.cpp")) if not path.stem.startswith(("program", "bind"))]
-    program = tmp_path / "loop_test"
+    command = [compiler, "-std=c++17", "-O1", "-ffp-contract=off", f"-I{CORE}"]
+    folder = tmp_path_factory.mktemp("objects")
+    subprocess.run([*command, "-c", *map(str, sources)], cwd=folder, check=True)
+    return [*command, *map(str, sorted(folder.glob("*.o")))]
+
+
+@pytest.mark.parametrize(("name", "checks"), [("loop_test", 10), ("window_test", 46)])
+def test_in_cpp(objects: list[str], name: str, checks: int, tmp_path: Path) -> None:
     wraps = ",".join(f"--wrap={name}" for name in WRAPPED)
-    command = [compiler, "-std=c++17", "-O1", "-ffp-contract=off", f"-I{CORE}", f"-Wl,{wraps}"]
-    built = subprocess.run(
-        [*command, str(Path(__file__).with_name("loop_test.cpp")), *map(str, sources), "-o", str(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    source = str(Path(__file__).with_name(f"{name}.cpp"))
+    command = [*objects, f"-Wl,{wraps}", source, "-o", str(tmp_path / name)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    run = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    run = subprocess.run([str(tmp_path / name)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
-    assert run.stdout.count("ok: ") == 10
+    assert run.stdout.count("ok: ") == checks, run.stdout
