@@ -40,6 +40,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "minilm": ("bert", BERT),
     "opt-125m": ("opt", {**OPT, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
                          "ffn_dim": 3072, "word_embed_proj_dim": 768}),
+    "opt-tiny": ("opt", {**OPT, "vocab_size": 8192, "hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12,
+                         "ffn_dim": 3072, "word_embed_proj_dim": 768}),
     "llama-3.2-1b": ("llama", {**LLAMA, "hidden_size": 2048, "num_hidden_layers": 16,
                                "num_attention_heads": 32, "head_dim": 64}),
     "roberta-large": ("roberta", {**ROBERTA, "hidden_size": 1024, "num_hidden_layers": 24,

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -41,6 +41,7 @@ def lower(
     batch_examples: int,
     progress: Progress = lambda step: None,
     precision: str = "fp32",
+    only: Collection[str] | None = None,
 ) -> Lowered:
     """The program of a network, for any number of tokens T from 2 to its max_tokens and always B examples.
 
@@ -52,6 +53,7 @@ def lower(
         batch_examples: B.
         progress: told what is being done, in a few words.
         precision: of the frozen weights.
+        only: the methods to lower; None for all of them.
 
     Raises:
         BundleError: a segment is not one XNNPACK delegate, so it would be slow; the operators are named.
@@ -60,6 +62,8 @@ def lower(
     costs: dict[str, int] = {}
     with _quiet():
         for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
+            if only is not None and name not in only:
+                continue
             progress(f"lowering {name} ({network.segments} segments)")
             with quantised(module, precision):
                 # Not strict: no control flow here that dynamo would have to find, and it is slow.
