@@ -21,13 +21,13 @@ _MEDIAN_OF_NORMAL = 0.6745
 
 
 def usable(plan: RoundPlan, reports: Sequence[ClientReport]) -> tuple[ClientReport, ...]:
-    """Reports of the plan's clients with as many finite scalars as asked, sorted by client id, one each."""
+    """Reports of the plan's clients with as many finite numbers as asked, sorted by client id, one each."""
     found: dict[str, ClientReport] = {}
     for report in reports:
         task = plan.task(report.client_id)
-        if task is None or len(report.scalars) != task.scalars or report.examples < 1:
+        if task is None or len(report.scalars) != task.scalars or len(report.scores) != plan.scores:
             continue
-        if all(math.isfinite(scalar) for scalar in report.scalars):
+        if report.examples >= 1 and all(map(math.isfinite, (*report.scalars, *report.scores))):
             found.setdefault(report.client_id, report)
     return tuple(found[name] for name in sorted(found))
 

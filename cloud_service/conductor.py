@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
 from cloud_service import leases, opening, rounds
+from cloud_service.chain import wanted_scores
 from cloud_service.federation import Federation
 from cloud_service.messages import task_guides
 from cloud_service.plan import Float32, RoundPlan, RoundState
@@ -133,7 +134,13 @@ class Conductor:
     def _open(self, newest: Row[Any]) -> bool:
         number = newest.number
         with self.store.transaction() as connection:
-            known = opening.candidates(connection, self.job, self.layout, self.federation.active_segments)
+            known = opening.candidates(
+                connection,
+                self.job,
+                self.layout,
+                self.federation.active_segments,
+                wanted_scores(self.federation.schedule, number),
+            )
             over = one(connection, round_rows, round_rows.c.number == number) is not None
             if over:
                 connection.execute(sa.update(jobs).values(status="finished"))
@@ -143,7 +150,7 @@ class Conductor:
             return False
         everybody = [item.client_id for item in known]
         if last:
-            self._commit_opening(number, None, tuple(everybody))
+            self._commit_opening(number, None, tuple(everybody), None)
             return True
         cohort = rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
         state = self._state(newest)
@@ -151,14 +158,18 @@ class Conductor:
             self.preparation.prepare_guides(number, state)
         found = self.preparation.guides(number)
         assert found is not None
-        settings = opening.settings_of(
+        whole = opening.settings_of(
             self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )
+        settings = opening.staged(whole, self.federation.schedule, state)
         chosen = [item for item in known if item.client_id in cohort]
-        self._commit_opening(number, rounds.open_round(state, settings, chosen, found, self.layout), cohort)
+        plan = rounds.open_round(state, settings, chosen, found, self.layout)
+        self._commit_opening(number, plan, cohort, state)
         return True
 
-    def _commit_opening(self, number: int, plan: RoundPlan | None, cohort: tuple[str, ...]) -> None:
+    def _commit_opening(
+        self, number: int, plan: RoundPlan | None, cohort: tuple[str, ...], state: RoundState | None
+    ) -> None:
         times = self.federation.times
         name = "" if plan is None else self.artifacts.put(plan.to_bytes())
         with self.store.transaction() as connection:
@@ -168,13 +179,19 @@ class Conductor:
                 )
             )
             if plan is not None:
-                leases.offer(connection, number, "directions", cohort, times)
+                kind = "score_segments" if plan.scores else "directions"
+                leases.offer(connection, number, kind, cohort, times)
                 if any(task_guides(plan, task) for task in plan.tasks):
                     connection.execute(sa.update(guides).where(guides.c.round == number).values(sent=True))
             if self._evaluates(number):
                 leases.offer(connection, number, "evaluate", cohort, times)
+            stage = None
+            if state is not None and self.federation.schedule is not None:
+                stage = opening.keep_stage(connection, self.federation.schedule, state)
         self._ticked_s = self._clock_s()
         self.federation.metrics.round.set(number)
+        if stage is not None:
+            self.federation.metrics.stage.set(stage)
 
     # --- closing -------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ rho = z . grad f:
   noise in the first block (segments before the boundary), which devices therefore run once for all of them.
   With z1_i of the first block and z2_ij of the second, sum_ij w rho_ij (z1_i + z2_ij) is both of the paper's
   estimates, mean_i(mean_j rho_ij) z1_i and mean_ij rho_ij z2_ij. With P2 = 1 it is isotropic, bit for bit.
+* chainfed (ChainFed, arXiv 2604.06819): isotropic in the stage's segments, for the stage's loss (chain.py).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def direction(settings: RoundSettings, guides: Guides, layout: Layout, seed: int
     if settings.estimator == "fedspzo":
         return Direction(seed, count, 1.0, (), settings.boundary, seed, settings.per_prefix)
     guide, fraction = guides.gradient, settings.isotropic_fraction
-    if settings.estimator == "isotropic" or guide is None:
+    if settings.estimator != "zgr" or guide is None:
         return Direction(seed, count, 1.0)
     if settings.paper_form:
         active = sum(

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from cloud_service import leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
+from cloud_service.chain import ChainSettings
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
@@ -52,6 +53,7 @@ class Federation:
     artifacts_url: str = ""
     wake: Callable[[], None] = lambda: None
     clock_ms: Callable[[], int] = now_ms
+    schedule: ChainSettings | None = None  # of a ChainFed job
 
     @property
     def times(self) -> leases.LeaseTimes:
@@ -146,15 +148,24 @@ class Federation:
             bundle_sha256=bytes.fromhex(self.bundle_sha256),
             update=self.chain.update(connection, client, target),
         )
-        if lease.kind == "evaluate":
-            task.evaluate.SetInParent()
-        else:
-            plan = self._plan(plan_sha256)
-            asked = plan.task(client.client_id)
-            assert asked is not None  # the plan that names the holder was committed with the lease
-            size_bytes = self.artifacts.size_bytes(job.scale_sha256) if job.scale_sha256 else 0
-            task.directions.CopyFrom(messages.directions_task(plan, asked, self.layout, size_bytes))
+        self._ask(task, lease, plan_sha256, job.scale_sha256)
         return pb.CheckInReply(task=task)
+
+    def _ask(self, task: pb.Task, lease: Row[Any], plan_sha256: str, scale_sha256: str) -> None:
+        """Fills in what a lease is for. The last round has no plan: its evaluations are end to end."""
+        plan = self._plan(plan_sha256) if plan_sha256 else None
+        if lease.kind == "evaluate":
+            task.evaluate.exit_segment = 0 if plan is None else plan.settings.exit_segment
+            task.evaluate.SetInParent()
+            return
+        asked = None if plan is None else plan.task(lease.holder)
+        assert plan is not None  # the plan that names the holder was committed with the lease
+        assert asked is not None
+        if lease.kind == "score_segments":
+            task.score_segments.CopyFrom(messages.score_segments_task(asked))
+            return
+        size_bytes = self.artifacts.size_bytes(scale_sha256) if scale_sha256 else 0
+        task.directions.CopyFrom(messages.directions_task(plan, asked, self.layout, size_bytes))
 
     def _take_over(
         self, connection: Connection, out: Row[Any], client: Row[Any]
@@ -163,10 +174,12 @@ class Federation:
         transaction.
         """
         expired = leases.takeover(connection, out.number, client.client_id)
-        newcomer = member(client)
-        if expired is None or not may_join(self.job, self.layout, self.active_segments, newcomer):
+        if expired is None:
             return None
-        plan, _ = rounds.refill(self._plan(out.plan_sha256), newcomer, self.layout)
+        newcomer, plan = member(client), self._plan(out.plan_sha256)
+        if not may_join(self.job, self.layout, self.active_segments, newcomer, plan.scores):
+            return None
+        plan, _ = rounds.refill(plan, newcomer, self.layout)
         name = self.artifacts.put(plan.to_bytes())
         connection.execute(
             sa.update(round_rows).where(round_rows.c.number == out.number).values(plan_sha256=name)
@@ -248,4 +261,7 @@ class Federation:
         plan = self._plan(out.plan_sha256)
         asked = plan.task(client_id)
         assert asked is not None
+        if lease.kind == "score_segments":
+            wire.check_scores_report(report, plan.scores, adapter)
+            return
         wire.check_directions_report(report, asked.scalars, adapter, plan.settings.scalar_clip)

@@ -15,7 +15,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from cloud_service.artifacts import storage_error
-from cloud_service.job import OPERATIONAL, Job
+from cloud_service.job import Job
+from cloud_service.job_keys import OPERATIONAL
 from cloud_service.store import Store, jobs, one
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError, PortInUse, StoreInUse

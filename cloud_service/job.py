@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_service.job_keys import AUTOMATIC, CHOICES, RANGES
 from device_runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,60 +20,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "estimator": ("isotropic", "zgr", "fedspzo"),
-    "directions": ("shared", "per_device"),
-    "learning_rate_decay": ("linear", "none"),
-    "scale": ("public", "none"),
-    "start": ("public_fit", "bundle"),
-    "version_form": ("auto", "record", "delta", "snapshot", "mixed"),
-}
-
-# name -> (smallest, largest); both are allowed.
-RANGES: dict[str, tuple[float, float]] = {
-    "rounds": (1, 1_000_000),
-    "cohort_size": (1, 100_000),
-    "min_clients": (0, 1_000_000),
-    "min_reports": (1, 100_000),
-    "directions_per_task": (1, 65_536),
-    "batch_examples": (8, 65_536),
-    "epsilon": (1e-9, 1e3),
-    "learning_rate": (0.0, 1e9),
-    "momentum": (0.0, 0.999999),
-    "isotropic_fraction": (0.0, 1.0),
-    "boundary": (1, 65_536),
-    "per_prefix": (1, 65_536),
-    "local_steps": (1, 10_000),
-    "local_learning_rate": (0.0, 1e9),
-    "seed": (0, 2**63 - 1),
-    "lease_s": (0.1, 604_800),
-    "refill_wait_s": (0.0, 604_800),
-    "snapshot_every_rounds": (1, 1_000_000),
-    "evaluate_every_rounds": (0, 1_000_000),
-    "scalar_clip": (0.0, 1e30),
-    "scalar_noise_std": (0.0, 1e30),
-    "retry_min_ms": (1, 86_400_000),
-    "retry_max_ms": (1, 86_400_000),
-}
-
-
-# These may be "auto", which is None here; else a number of this type.
-AUTOMATIC = {"guide_weight": "float", "boundary": "int", "per_prefix": "int"}
-
-# May differ when a job is taken up again: they change when and how things travel, never a result. The
-# paths are here because what counts is the files' content.
-OPERATIONAL = frozenset({
-    "bundle", "public", "eval", "model", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds",
-    "retry_min_ms", "retry_max_ms", "evaluate_every_rounds",
-})  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Job:
     """One job's settings; every field is a key of the TOML file. Raises OptionError: correct the file.
 
     None stands for "auto": the variance-optimal `guide_weight`, the `boundary` and `per_prefix` that cost
-    least (see split.py). `active_segments` is "all", "head" or a list.
+    least (see split.py), the `chain_start` that the devices' scores say (see chain.py). `active_segments` is
+    "all", "head" or a list.
     """
 
     name: str
@@ -97,6 +52,13 @@ class Job:
     paper_form: bool = False
     boundary: int | None = None  # with fedspzo: first segment of the second block
     per_prefix: int | None = None  # with fedspzo: P2, perturbations of the second block for each of the first
+    chain_window: int = 2  # with chainfed: segments of a window
+    # With chainfed: lambda. The branch has the later segments' adapters without their frozen parts, so it may
+    # steer a window but not lead it: at 0.2 it has a sixth of the loss. The paper does not say its own.
+    chain_global_weight: float = 0.2
+    chain_threshold: float = 0.9  # with chainfed: T, below which a segment's mean CKA starts the chain
+    chain_start: int | None = None  # with chainfed: first segment of the first window
+    chain_last_share: float = 0.25  # with chainfed: of the rounds, for the stage that is end to end
     active_segments: str | tuple[int, ...] = "head"
     scale: str = "public"
     start: str = "public_fit"
@@ -137,6 +99,8 @@ class Job:
                 raise OptionError('job: active_segments: use "all", "head" or a list of segment numbers')
         elif not self.active_segments or list(self.active_segments) != sorted(set(self.active_segments)):
             raise OptionError("job: active_segments must be a list of different segment numbers, ascending")
+        if self.estimator == "chainfed" and self.active_segments != "all":
+            raise OptionError('job: estimator = "chainfed" needs active_segments = "all"')
         for key, chosen in (("estimator", "zgr"), ("scale", "public"), ("start", "public_fit")):
             if getattr(self, key) == chosen and not self.public:
                 raise OptionError(

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection, Row
 from cloud_service.store import clients, tasks
 
 RUNNING = ("offered", "leased")
+MEASURING = ("directions", "score_segments")  # a round waits for these, and others may take them over
 MAX_ATTEMPTS_AFTER_BAD_ARTIFACT = 3
 
 
@@ -64,7 +65,8 @@ def offer(
 def take(connection: Connection, round_number: int, client_id: str, times: LeaseTimes) -> Row[Any] | None:
     """The task that this client has or may have back, leased to it; None when there is none.
 
-    An evaluation comes before directions: it is about the version that the directions start from.
+    An evaluation comes before directions: it is about the version that the directions start from. Scores
+    come before both.
     """
     own = sa.select(tasks).where(tasks.c.round == round_number, tasks.c.holder == client_id)
     rows = connection.execute(own.order_by(tasks.c.kind.desc(), tasks.c.attempt.desc())).all()
@@ -81,12 +83,12 @@ def takeover(connection: Connection, round_number: int, client_id: str) -> Row[A
     None.
     """
     own = sa.select(tasks.c.task_id).where(
-        tasks.c.round == round_number, tasks.c.holder == client_id, tasks.c.kind == "directions"
+        tasks.c.round == round_number, tasks.c.holder == client_id, tasks.c.kind.in_(MEASURING)
     )
     if connection.execute(own.limit(1)).first() is not None:
         return None
     free = sa.select(tasks).where(
-        tasks.c.round == round_number, tasks.c.kind == "directions", tasks.c.status == "expired"
+        tasks.c.round == round_number, tasks.c.kind.in_(MEASURING), tasks.c.status == "expired"
     )
     return connection.execute(free.order_by(tasks.c.slot).limit(1)).first()
 
@@ -152,7 +154,7 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
     """Whether nothing more is awaited: every task is reported, refused or past its refill wait, and enough
     came.
 
-    A round of evaluations alone needs no minimum. When every direction task was refused it is complete as
+    A round of evaluations alone needs no minimum. When every task of the others was refused it is complete as
     well: the caller finds no report and stops the job.
     """
     rows = connection.execute(
@@ -163,15 +165,15 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
         row
         for row in rows
         if row.status in RUNNING
-        or (row.status == "expired" and row.kind == "directions" and row.remaining_ms > -times.refill_wait_ms)
+        or (row.status == "expired" and row.kind in MEASURING and row.remaining_ms > -times.refill_wait_ms)
     ]
     if awaited:
         return False
-    directions = [row for row in rows if row.kind == "directions"]
-    reported = sum(row.status == "reported" for row in directions)
-    if reported >= min(min_reports, len(directions)):
+    measuring = [row for row in rows if row.kind in MEASURING]
+    reported = sum(row.status == "reported" for row in measuring)
+    if reported >= min(min_reports, len(measuring)):
         return True
-    return all(row.status in ("reported", "refused") for row in directions)
+    return all(row.status in ("reported", "refused") for row in measuring)
 
 
 def close(connection: Connection, round_number: int) -> None:

@@ -79,7 +79,15 @@ def directions_task(
         guides=guides,
         steps=steps,
         scalar_form=form,
+        exit_segment=settings.exit_segment,
+        global_weight=settings.global_weight,
     )
+
+
+def score_segments_task(task: ClientTask) -> pb.ScoreSegmentsTask:
+    """Which batch one client is asked to score its segments on."""
+    (step,) = task.steps
+    return pb.ScoreSegmentsTask(batch_seed=step.batch_seed, batch_examples=step.batch_examples)
 
 
 def task_guides(plan: RoundPlan, task: ClientTask) -> list[Guide]:

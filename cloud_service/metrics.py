@@ -26,6 +26,9 @@ class Metrics:
             registry=self.registry,
         )
         self.round = Gauge("cooperllm_round", "Number of the round that is out.", registry=self.registry)
+        self.stage = Gauge(
+            "cooperllm_chain_stage", "Stage of a chain that the round trains, from 0.", registry=self.registry
+        )
         self.version = Gauge("cooperllm_adapter_version", "Newest adapter version.", registry=self.registry)
         self.reports = Counter(
             "cooperllm_reports", "Accepted reports, by status.", ["status"], registry=self.registry

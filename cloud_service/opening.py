@@ -4,16 +4,20 @@ takes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from cloud_service.chain import ChainSettings, Stage, begin, stage_of, wanted_scores
 from cloud_service.job import Job
-from cloud_service.plan import ClientReport, CohortMember, RoundSettings
+from cloud_service.leases import MEASURING
+from cloud_service.plan import ClientReport, CohortMember, RoundSettings, RoundState
 from cloud_service.rounds import directions_within
-from cloud_service.store import clients, reports, tasks
+from cloud_service.store import clients, metrics, reports, tasks
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
 
@@ -45,6 +49,59 @@ def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> 
     )
 
 
+def staged(settings: RoundSettings, chain: ChainSettings | None, state: RoundState) -> RoundSettings:
+    """The settings of the round about `state`, narrowed to the stage that ChainFed's schedule is in."""
+    if chain is None:
+        return settings
+    stage = stage_at(chain, state)
+    if stage is None:
+        return replace(settings, chain=chain)
+    now = state.chain or begin(chain, state.version)
+    return replace(
+        settings,
+        chain=chain,
+        active_segments=tuple(
+            k for k in settings.active_segments if k in stage.segments or k == chain.segments
+        ),
+        exit_segment=stage.exit_segment,
+        global_weight=stage.global_weight,
+        first_round=now.first_round,
+        rounds=now.rounds,
+    )
+
+
+def stage_at(chain: ChainSettings, state: RoundState) -> Stage | None:
+    """The stage that the round about `state` belongs to; None where it is the one that asks for scores."""
+    if wanted_scores(chain, state.version):
+        return None
+    return stage_of(chain, state.chain or begin(chain, state.version))
+
+
+def keep_stage(connection: Connection, chain: ChainSettings, state: RoundState) -> int | None:
+    """Writes a round's stage down for operators and answers its number; None in a round that asks for
+    scores.
+    """
+    stage = stage_at(chain, state)
+    if stage is None:
+        return None
+    now = state.chain or begin(chain, state.version)
+    facts = {
+        "stage": stage.number,
+        "stages": stage.count,
+        "start": now.start,
+        "segments": list(stage.segments),
+        "exit_segment": stage.exit_segment,
+        "global_weight": stage.global_weight,
+        "first_round": now.first_round,
+        "rounds": now.rounds,
+        "segment_scores": list(now.scores),
+    }
+    connection.execute(
+        sa.insert(metrics).values(round=state.version, client_id="", name="stage", value=json.dumps(facts))
+    )
+    return stage.number
+
+
 def member(row: Row[Any]) -> CohortMember:
     """A client's row as a candidate for a cohort."""
     return CohortMember(
@@ -52,21 +109,27 @@ def member(row: Row[Any]) -> CohortMember:
     )
 
 
-def may_join(job: Job, layout: Layout, active_segments: Sequence[int], candidate: CohortMember) -> bool:
-    """Whether what the client discloses and holds allows a task of this job."""
+def may_join(
+    job: Job, layout: Layout, active_segments: Sequence[int], candidate: CohortMember, scores: int = 0
+) -> bool:
+    """Whether what the client discloses and holds allows a task of this job; one of so many segment scores
+    where that is above 0.
+    """
     enough = candidate.train_examples >= candidate.min_batch_examples
+    if scores:
+        return enough and candidate.max_scalars_per_round >= scores
     return enough and directions_within(candidate, settings_of(job, active_segments, ""), layout) > 0
 
 
 def candidates(
-    connection: Connection, job: Job, layout: Layout, active_segments: Sequence[int]
+    connection: Connection, job: Job, layout: Layout, active_segments: Sequence[int], scores: int = 0
 ) -> list[CohortMember]:
     """Clients that a round may count on, by id: checked in, no lapsed lease since, able to do the job's
     tasks.
     """
     seen = sa.select(clients).where(clients.c.checked_in, ~clients.c.missed).order_by(clients.c.client_id)
     found = [member(row) for row in connection.execute(seen).all()]
-    return [item for item in found if may_join(job, layout, active_segments, item)]
+    return [item for item in found if may_join(job, layout, active_segments, item, scores)]
 
 
 def reports_of(connection: Connection, round_number: int) -> tuple[list[ClientReport], str]:
@@ -74,7 +137,7 @@ def reports_of(connection: Connection, round_number: int) -> tuple[list[ClientRe
     query = (
         sa.select(reports)
         .join(tasks, tasks.c.task_id == reports.c.task_id)
-        .where(reports.c.round == round_number, tasks.c.kind == "directions")
+        .where(reports.c.round == round_number, tasks.c.kind.in_(MEASURING))
         .order_by(reports.c.client_id)
     )
     found: list[ClientReport] = []
@@ -82,7 +145,11 @@ def reports_of(connection: Connection, round_number: int) -> tuple[list[ClientRe
     for row in connection.execute(query).all():
         body = pb.Report.FromString(row.body)
         if body.status == pb.REPORT_STATUS_OK:
-            found.append(ClientReport(row.client_id, tuple(body.scalars), body.examples))
+            found.append(_client_report(row.client_id, body))
         else:
             refusal = f"{pb.ReportStatus.Name(body.status)} {body.detail}"
     return found, refusal
+
+
+def _client_report(client_id: str, body: pb.Report) -> ClientReport:
+    return ClientReport(client_id, tuple(body.scalars), body.examples, tuple(body.segment_scores))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.round_bytes import pack, unpack
+from cloud_service.chain import ChainSettings, ChainState
+from cloud_service.round_bytes import pack, plain, unpack
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -94,16 +95,19 @@ class Guides:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """The part of a job that decides a round. `guide_weight` None means the variance-optimal weight."""
+    """The part of a job, and of its chain's stage, that decides a round.
 
-    estimator: str  # "isotropic" | "zgr" | "fedspzo"
+    `guide_weight` None means the variance-optimal weight.
+    """
+
+    estimator: str  # "isotropic" | "zgr" | "fedspzo" | "chainfed"
     directions: str  # "shared" | "per_device"
     directions_per_task: int
     batch_examples: int
     epsilon: float
     learning_rate: float
-    rounds: int
-    learning_rate_decay: str = "linear"  # "linear": to 0 over the job's rounds | "none"
+    rounds: int  # of the job; of the stage, with chainfed
+    learning_rate_decay: str = "linear"  # "linear": to 0 over `rounds` from `first_round` on | "none"
     momentum: float = 0.0
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
@@ -117,6 +121,10 @@ class RoundSettings:
     seed: int = 0
     scalar_clip: float = 0.0
     scalar_noise_std: float = 0.0
+    first_round: int = 0  # of the stage, with chainfed
+    exit_segment: int = 0  # with chainfed, see federation.proto; 0: the whole chain runs
+    global_weight: float = 0.0
+    chain: ChainSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,11 @@ class ClientTask:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Everything that a round sends out and that `apply` needs again. Tasks are sorted by client id."""
+    """Everything that a round sends out and that `apply` needs again. Tasks are sorted by client id.
+
+    With `scores` above 0 the round asks each client for so many segment scores, and its tasks' steps name a
+    batch without directions.
+    """
 
     round: int
     version: int  # of the adapter that the tasks are about
@@ -163,6 +175,7 @@ class RoundPlan:
     tasks: tuple[ClientTask, ...]
     guides: Guides
     update_seed: int
+    scores: int = 0
 
     def task(self, client_id: str) -> ClientTask | None:
         return next((task for task in self.tasks if task.client_id == client_id), None)
@@ -171,9 +184,10 @@ class RoundPlan:
         fields = {
             "round": self.round,
             "version": self.version,
-            "settings": _plain(asdict(self.settings)),
-            "tasks": [_plain(asdict(task)) for task in self.tasks],
+            "settings": plain(asdict(self.settings)),
+            "tasks": [plain(asdict(task)) for task in self.tasks],
             "update_seed": self.update_seed,
+            "scores": self.scores,
             "norm": self.guides.norm,
             "gradient": None,
         }
@@ -195,6 +209,8 @@ class RoundPlan:
         settings = dict(fields["settings"])
         settings["active_segments"] = tuple(settings["active_segments"])
         settings["scale_sha256"] = bytes.fromhex(settings["scale_sha256"])
+        if settings.get("chain") is not None:
+            settings["chain"] = ChainSettings(**settings["chain"])
         return RoundPlan(
             round=fields["round"],
             version=fields["version"],
@@ -202,6 +218,7 @@ class RoundPlan:
             tasks=tuple(_task(table) for table in fields["tasks"]),
             guides=Guides(gradient, fields["norm"]),
             update_seed=fields["update_seed"],
+            scores=fields.get("scores", 0),
         )
 
 
@@ -213,53 +230,46 @@ class RoundState:
     adapter: Float32  # shape (n,)
     momentum: Float64 | None = None  # shape (n,), of a server optimiser with momentum
     statistics: Mapping[str, float] | None = None  # running means, see rectify
+    chain: ChainState | None = None  # with chainfed, once the start is chosen
+    estimate: Float64 | None = (
+        None  # shape (n,), the devices' of the round before, where a stage may converge
+    )
 
     def to_bytes(self) -> bytes:
-        arrays: dict[str, NDArray[Any]] = {"adapter": self.adapter}
-        if self.momentum is not None:
-            arrays["momentum"] = self.momentum
-        return pack({"version": self.version, "statistics": self.statistics}, arrays)
+        fields: dict[str, Any] = {"version": self.version, "statistics": self.statistics}
+        if self.chain is not None:
+            fields["chain"] = plain(asdict(self.chain))
+        vectors = {"adapter": self.adapter, "momentum": self.momentum, "estimate": self.estimate}
+        return pack(fields, {name: vector for name, vector in vectors.items() if vector is not None})
 
     @staticmethod
     def from_bytes(data: bytes) -> RoundState:
         """Raises ValueError when the bytes are damaged: the caller's store is."""
         fields, arrays = unpack(data)
-        return RoundState(fields["version"], arrays["adapter"], arrays.get("momentum"), fields["statistics"])
+        chain = None
+        if fields.get("chain") is not None:
+            chain = ChainState(**{**fields["chain"], "scores": tuple(fields["chain"]["scores"])})
+        return RoundState(
+            fields["version"],
+            arrays["adapter"],
+            arrays.get("momentum"),
+            fields["statistics"],
+            chain,
+            arrays.get("estimate"),
+        )
 
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What an accepted report says: `scalars` as they arrived, float32 values, step by step."""
+    """What an accepted report says: `scalars` as they arrived, float32 values, step by step.
+
+    `scores` are those of the segments, in a round that asks for them.
+    """
 
     client_id: str
     scalars: tuple[float, ...]
     examples: int
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """How a round went. `version` is the one that resulted; equal to the plan's when no report was usable."""
-
-    round: int
-    version: int
-    reports: int
-    scalars: int
-    examples: int
-    mean_abs_scalar: float
-    clipped_scalars: int  # scalars that the cloud cut to its robust bound
-    guide_weight: float  # the weight that the public gradient got
-    estimate_norm: float  # of the devices' estimate of S^2 grad f
-    step_norm: float  # of what was added to the adapter
-    clamped_parameters: int  # that would have left the grid's bound
-
-
-def _plain(value: Any) -> Any:
-    """Bytes as hex and tuples as lists, all the way down."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.hex() if isinstance(value, bytes) else value
+    scores: tuple[float, ...] = ()
 
 
 def _task(table: Mapping[str, Any]) -> ClientTask:

@@ -31,7 +31,15 @@ def public_side(job: Job, bundle: Bundle) -> PublicSide:
 
 
 class PublicData:
-    """Computes with the bundle's torch model, which is loaded when it is first needed."""
+    """Computes with the bundle's torch model, which is loaded when it is first needed.
+
+    All of it is end to end and over all of the job's active segments, for a chain (chain.py) as well. Version
+    0 is then the best start of the model that results, and the accuracies of all rounds compare. The scale is
+    one artifact for the whole job: it preconditions noise, and with any positive one the estimates are
+    unbiased. The public gradient is computed while the round before is out, when nobody knows yet whether
+    that round ends a stage; of it a round uses the segments that it trains. That the stage's loss is another
+    is a bias like any other of public data: it is measured, and lowers the gradient's weight (rectify.py).
+    """
 
     def __init__(
         self, job: Job, bundle: Bundle, public: Sequence[Example], evaluation: Sequence[Example]

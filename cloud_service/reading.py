@@ -40,6 +40,12 @@ def all_jobs(federation: Federation) -> list[dict[str, Any]]:
         row = one(connection, jobs)
         assert row is not None
         newest, out = latest_version(connection), open_round(connection)
+        stage = connection.execute(
+            sa.select(metrics.c.value)
+            .where(metrics.c.name == "stage")
+            .order_by(metrics.c.round.desc())
+            .limit(1)
+        ).scalar()
         known = connection.execute(sa.select(clients).where(clients.c.checked_in)).all()
     usable = [
         item
@@ -58,6 +64,7 @@ def all_jobs(federation: Federation) -> list[dict[str, Any]]:
             "round": None if out is None else out.number,
             "version": None if newest is None else newest.number,
             "adapter_sha256": None if newest is None else newest.adapter_sha256,
+            "stage": None if stage is None else json.loads(stage),
             "clients": len(known),
             "usable_clients": len(usable),
             "wanted_clients": federation.job.wanted_clients,
@@ -118,6 +125,7 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "opened_ms": row.opened_ms,
         "closed_ms": row.closed_ms,
         "diagnostics": json.loads(row.diagnostics),
+        "stage": values.get("stage"),
         "traffic_bytes": values.get("traffic", {}),
         "evaluation": values.get("evaluation"),
         "device_evaluation": _device_evaluation(connection, row.number),
@@ -168,6 +176,8 @@ def _report(row: Row[Any]) -> dict[str, Any]:
             for span in body.timing.spans
         ],
     }
+    if body.segment_scores:
+        found["segment_scores"] = list(body.segment_scores)
     if body.HasField("evaluation"):
         found["evaluation"] = MessageToDict(body.evaluation, preserving_proto_field_name=True)
     return found

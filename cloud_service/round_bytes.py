@@ -53,3 +53,12 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if offset != len(data):
         raise ValueError("a stored round has bytes past its end: restore the service's folder from a copy")
     return dict(header["fields"]), arrays
+
+
+def plain(value: Any) -> Any:
+    """Bytes as hex and tuples as lists, all the way down: what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value

@@ -17,17 +17,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from cloud_service import aggregation, estimators, rectify
-from cloud_service.estimators import Estimate, Measured
+from cloud_service import aggregation, chain, estimators, rectify, step
+from cloud_service.diagnostics import Diagnostics, counted
+from cloud_service.estimators import Estimate
 from cloud_service.plan import (
     ClientReport,
     ClientTask,
     CohortMember,
-    Diagnostics,
     Float32,
     Float64,
     Guides,
-    GuideTerm,
     Record,
     RoundPlan,
     RoundSettings,
@@ -35,9 +34,7 @@ from cloud_service.plan import (
     Step,
 )
 from device_runtime.core.kernels import apply_update
-from device_runtime.zo import direction as zo
 from device_runtime.zo.layout import Layout
-from device_runtime.zo.spsa import Update
 
 
 def derive_seed(seed: int, round_number: int, purpose: str, client_id: str = "") -> int:
@@ -55,14 +52,19 @@ def sample_cohort(client_ids: Sequence[str], size: int, seed: int, round_number:
 def open_round(
     state: RoundState, settings: RoundSettings, cohort: Sequence[CohortMember], guides: Guides, layout: Layout
 ) -> RoundPlan:
-    """The plan of round `state.version`: one task for each member, within the member's disclosure budget."""
+    """The plan of round `state.version`: one task for each member, within the member's disclosure budget.
+
+    A chain whose start is not known yet begins with a round of segment scores.
+    """
+    scores = chain.wanted_scores(settings.chain, state.version)
     plan = RoundPlan(
         round=state.version,
         version=state.version,
         settings=settings,
         tasks=(),
-        guides=guides,
+        guides=Guides() if scores else guides,
         update_seed=derive_seed(settings.seed, state.version, "update"),
+        scores=scores,
     )
     for member in sorted(cohort, key=lambda item: item.client_id):
         plan, _ = refill(plan, member, layout)
@@ -77,6 +79,18 @@ def refill(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Round
     known = plan.task(member.client_id)
     if known is not None:
         return plan, known
+    steps = _scoring(plan, member) if plan.scores else _measuring(plan, member, layout)
+    task = ClientTask(member.client_id, steps)
+    tasks = tuple(sorted((*plan.tasks, task), key=lambda item: item.client_id))
+    return replace(plan, tasks=tasks), task
+
+
+def _scoring(plan: RoundPlan, member: CohortMember) -> tuple[Step, ...]:
+    seed = derive_seed(plan.settings.seed, plan.round, "scores", member.client_id)
+    return (Step(seed, max(plan.settings.batch_examples, member.min_batch_examples), ()),)
+
+
+def _measuring(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Step, ...]:
     settings = plan.settings
     name = "" if settings.directions == "shared" else member.client_id
     count = directions_within(member, settings, layout)
@@ -94,9 +108,7 @@ def refill(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Round
                 ),
             )
         )
-    task = ClientTask(member.client_id, tuple(steps))
-    tasks = tuple(sorted((*plan.tasks, task), key=lambda item: item.client_id))
-    return replace(plan, tasks=tasks), task
+    return tuple(steps)
 
 
 def directions_within(member: CohortMember, settings: RoundSettings, layout: Layout) -> int:
@@ -118,7 +130,7 @@ def apply(
     theta' = theta - rate * g, or with momentum m' = momentum * m + g and theta' = theta - rate * m', where g
     mixes the devices' estimate and the public gradient (see `rectify`). Without momentum the step is a
     record, which devices replay; with it the record is None (send a delta). Without a usable report the state
-    stays as it is.
+    stays as it is. A round of segment scores leaves the adapter as it is, as an empty record.
 
     Raises ValueError when the plan is about another version: a mistake of the caller.
     """
@@ -127,44 +139,95 @@ def apply(
     found = aggregation.usable(plan, reports)
     bound = aggregation.robust_bound(found)
     kept, cut = aggregation.clipped(found, bound)
+    if not found:
+        return state, None, counted(plan, state.version, found)
+    if plan.scores:
+        return _start(state, plan, found)
     measured = aggregation.measured(plan, kept)
-    if not measured:
-        return state, None, _diagnostics(plan, state.version, kept, cut, 0.0, 0.0, 0.0, 0)
     devices = estimators.estimate(measured, plan.settings, plan.guides, layout, scale)
-    statistics, weight = _mix(state.statistics, plan, devices, scale)
+    statistics, weight = _mix(state.statistics, plan, devices, layout, scale)
     rate = learning_rate(plan.settings, plan.round)
     adapter = state.adapter.copy()
     if plan.settings.momentum == 0.0:
-        momentum, record = None, _record(plan, measured, devices, weight, rate)
-        update = _update_of(record, plan, scale)
+        momentum, record = None, step.record_of(plan, measured, devices, weight, rate)
+        update = step.update_of(record, plan, scale)
     else:
         record = None
-        momentum = plan.settings.momentum * _momentum(state) + _mixed(plan, devices, weight)
-        update = _update_by(-rate * momentum, plan)
+        momentum = plan.settings.momentum * _momentum(state) + _mixed(plan, devices, layout, weight)
+        update = step.update_by(-rate * momentum, plan)
     clamped = apply_update(adapter, layout, update)
-    after = RoundState(state.version + 1, adapter, momentum, statistics)
-    step = _norm(adapter.astype(np.float64) - state.adapter)
-    return (
-        after,
-        record,
-        _diagnostics(plan, after.version, kept, cut, weight, _norm(devices.vector), step, clamped),
+    moved = RoundState(state.version + 1, adapter, momentum, statistics)
+    after, agreement, ended = _along_chain(state, moved, plan, devices, scale)
+    diagnostics = replace(
+        counted(plan, after.version, kept),
+        clipped_scalars=cut,
+        guide_weight=weight,
+        estimate_norm=_norm(devices.vector),
+        step_norm=_norm(adapter.astype(np.float64) - state.adapter),
+        clamped_parameters=clamped,
+        agreement=agreement,
+        stage_ended=ended,
     )
+    return after, record, diagnostics
+
+
+def _start(
+    state: RoundState, plan: RoundPlan, found: Sequence[ClientReport]
+) -> tuple[RoundState, Record, Diagnostics]:
+    """The chain's start from a round of segment scores; `found` are its usable reports, in order."""
+    settings = plan.settings.chain
+    assert settings is not None  # or the plan would ask for no scores
+    scores = chain.mean_scores([report.scores for report in found])
+    after = replace(state, version=state.version + 1, chain=chain.begin(settings, plan.round + 1, scores))
+    empty = Record(plan.settings.epsilon, b"", plan.update_seed, plan.settings.active_segments, (), ())
+    return after, empty, replace(counted(plan, after.version, found), segment_scores=scores)
+
+
+def _along_chain(
+    before: RoundState, after: RoundState, plan: RoundPlan, devices: Estimate, scale: Float32 | None
+) -> tuple[RoundState, float, str]:
+    """The state with ChainFed's schedule moved on by a round, its agreement, and why the stage ended, or "".
+
+    A new stage starts without momentum and running means: they are of another loss and other segments.
+    """
+    settings = plan.settings.chain
+    if settings is None:
+        return after, 0.0, ""
+    now = before.chain or chain.begin(settings, plan.round)
+    product = 0.0
+    if before.estimate is not None:
+        both = devices.vector * before.estimate
+        product = float(np.sum(both if scale is None else both / scale.astype(np.float64) ** 2))
+    then, ended = chain.after_round(settings, now, plan.round, product)
+    if ended:
+        after = replace(after, momentum=None, statistics=None)
+    elif not chain.stage_of(settings, then).is_last:
+        after = replace(after, estimate=devices.vector)
+    return replace(after, chain=then), now.agreement + product, ended
 
 
 def learning_rate(settings: RoundSettings, round_number: int) -> float:
-    """The rate of a round: constant, or falling linearly towards 0 over the job's rounds."""
+    """The rate of a round: constant, or falling linearly towards 0 over the job's rounds.
+
+    In a chain it falls over each stage's share of them: what is frozen next should have settled, and what
+    comes next starts anew.
+    """
     if settings.learning_rate_decay == "none":
         return settings.learning_rate
-    return settings.learning_rate * max(0.0, 1.0 - round_number / settings.rounds)
+    return settings.learning_rate * max(0.0, 1.0 - (round_number - settings.first_round) / settings.rounds)
 
 
 def _mix(
-    statistics: Mapping[str, float] | None, plan: RoundPlan, devices: Estimate, scale: Float32 | None
+    statistics: Mapping[str, float] | None,
+    plan: RoundPlan,
+    devices: Estimate,
+    layout: Layout,
+    scale: Float32 | None,
 ) -> tuple[Mapping[str, float] | None, float]:
     """The new running means, and the weight of the public gradient in this round."""
     if plan.guides.gradient is None:
         return statistics, 0.0
-    difference = devices.vector - plan.guides.norm * plan.guides.gradient.values.astype(np.float64)
+    difference = devices.vector - _public(plan, layout)
     if scale is not None:
         difference = difference / scale
     distance = float(np.sum(difference * difference))
@@ -175,53 +238,21 @@ def _mix(
     return fresh, rectify.optimal_weight(fresh, (1.0 + momentum) / (1.0 - momentum))
 
 
-def _record(
-    plan: RoundPlan, measured: Sequence[Measured], devices: Estimate, weight: float, rate: float
-) -> Record:
-    gain = -rate * (1.0 - weight)
-    guides: tuple[GuideTerm, ...] = ()
-    if plan.guides.gradient is not None:
-        coefficient = gain * devices.guide_coefficient - rate * weight * plan.guides.norm
-        if coefficient != 0.0:
-            guides = (GuideTerm(plan.guides.gradient.sha256, coefficient),)
-    return Record(
-        epsilon=plan.settings.epsilon,
-        scale_sha256=plan.settings.scale_sha256,
-        update_seed=plan.update_seed,
-        active_segments=plan.settings.active_segments,
-        directions=tuple(item.direction for item in measured),
-        coefficients=tuple(gain * coefficient for coefficient in devices.coefficients),
-        guides=guides,
-    )
-
-
-def _update_of(record: Record, plan: RoundPlan, scale: Float32 | None) -> Update:
-    """A record with the vectors that it names, for the exact arithmetic: what every device replays."""
-    guide = plan.guides.gradient
-    segments = record.active_segments
-    return Update(
-        record.epsilon,
-        record.update_seed,
-        tuple(estimators.to_zo(item, plan.guides, segments, scale) for item in record.directions),
-        record.coefficients,
-        tuple(zo.Guide(guide.values, term.coefficient) for term in record.guides if guide is not None),
-        segments,
-    )
-
-
-def _update_by(step: Float64, plan: RoundPlan) -> Update:
-    """Any step (n,) as an update of one guide, so that it is rounded stochastically like a record."""
-    segments = plan.settings.active_segments
-    return Update(
-        plan.settings.epsilon, plan.update_seed, (), (), (zo.Guide(step.astype(np.float32), 1.0),), segments
-    )
-
-
-def _mixed(plan: RoundPlan, devices: Estimate, weight: float) -> Float64:
+def _mixed(plan: RoundPlan, devices: Estimate, layout: Layout, weight: float) -> Float64:
     mixed = (1.0 - weight) * devices.vector
     if plan.guides.gradient is not None and weight != 0.0:
-        mixed = mixed + weight * plan.guides.norm * plan.guides.gradient.values.astype(np.float64)
+        mixed = mixed + weight * _public(plan, layout)
     return mixed
+
+
+def _public(plan: RoundPlan, layout: Layout) -> Float64:
+    """The public gradient (n,), S^2 times it, in the segments that the round trains."""
+    assert plan.guides.gradient is not None  # both callers know
+    public = np.zeros(layout.parameters)
+    for segment in plan.settings.active_segments:
+        span = layout.segment_slice(segment)
+        public[span] = plan.guides.norm * plan.guides.gradient.values[span].astype(np.float64)
+    return public
 
 
 def _momentum(state: RoundState) -> Float64:
@@ -230,29 +261,3 @@ def _momentum(state: RoundState) -> Float64:
 
 def _norm(vector: Float64) -> float:
     return math.sqrt(float(np.sum(vector * vector)))
-
-
-def _diagnostics(
-    plan: RoundPlan,
-    version: int,
-    kept: Sequence[ClientReport],
-    cut: int,
-    weight: float,
-    estimate_norm: float,
-    step_norm: float,
-    clamped: int,
-) -> Diagnostics:
-    scalars = [abs(scalar) for report in kept for scalar in report.scalars]
-    return Diagnostics(
-        round=plan.round,
-        version=version,
-        reports=len(kept),
-        scalars=len(scalars),
-        examples=sum(report.examples for report in kept),
-        mean_abs_scalar=sum(scalars) / len(scalars) if scalars else 0.0,
-        clipped_scalars=cut,
-        guide_weight=weight,
-        estimate_norm=estimate_norm,
-        step_norm=step_norm,
-        clamped_parameters=clamped,
-    )

@@ -15,6 +15,7 @@ import uvicorn
 
 from cloud_service.artifacts import Artifacts
 from cloud_service.callers import Callers
+from cloud_service.chain import of_job
 from cloud_service.conductor import Conductor
 from cloud_service.federation import Federation
 from cloud_service.grpc_service import GrpcService
@@ -103,6 +104,7 @@ class Service:
             options.enrollment_token,
             options.artifacts_url or self._http,
             wake=lambda: self._conductor.wake.set(),
+            schedule=of_job(job, bundle),
         )
         preparation = Preparation(self.store, artifacts, job, bundle.layout, public, federation.metrics)
         self._conductor = Conductor(federation, preparation, bundle.adapter)

@@ -85,7 +85,7 @@ tasks = sa.Table(
     metadata,
     sa.Column("task_id", sa.String(64), primary_key=True),
     sa.Column("round", sa.BigInteger, sa.ForeignKey("rounds.number"), nullable=False, index=True),
-    sa.Column("kind", sa.String(16), nullable=False),  # directions, evaluate
+    sa.Column("kind", sa.String(16), nullable=False),  # directions, score_segments, evaluate
     sa.Column("slot", sa.String(32), sa.ForeignKey("clients.client_id"), nullable=False),
     sa.Column("holder", sa.String(32), sa.ForeignKey("clients.client_id"), nullable=False, index=True),
     sa.Column("attempt", sa.Integer, nullable=False),

@@ -25,6 +25,7 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_CLOCK_DIFFERENCE_MS = 300_000
 MAX_SPANS = 4096
 MAX_U32 = 2**32 - 1
+SCORE_TOLERANCE = 1e-6  # a CKA of 1, computed, may lie a little above it
 
 _CLIENT_ID = re.compile(r"[0-9a-f]{32}")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -231,6 +232,17 @@ def check_evaluation_report(report: pb.Report, adapter_sha256: bytes) -> None:
     )
     _require(evaluation.count >= 1, "evaluation.count is 0")
     _require(evaluation.correct <= evaluation.count, "evaluation.correct is larger than evaluation.count")
+
+
+def check_scores_report(report: pb.Report, scores: int, adapter_sha256: bytes) -> None:
+    """Checks an OK report against its task, which asked for so many segment scores about this adapter."""
+    _check_adapter(report, adapter_sha256)
+    given = report.segment_scores
+    _require(len(given) == scores, f"segment_scores has {len(given)} values, the task asked for {scores}")
+    in_range = all(-SCORE_TOLERANCE <= score <= 1.0 + SCORE_TOLERANCE for score in given)
+    _require(in_range, "segment_scores has a value outside 0 to 1")
+    _require(not report.scalars, "scalars has values, the task asked for segment scores alone")
+    _require(report.examples >= 8, "examples is below 8: a batch has at least 8 distinct ones")
 
 
 def _check_adapter(report: pb.Report, adapter_sha256: bytes) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service.job import CHOICES, OPERATIONAL, RANGES, Job, read_job
+from cloud_service.job import Job, read_job
+from cloud_service.job_keys import CHOICES, OPERATIONAL, RANGES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("cooperllm/data/*.md")])

@@ -16,7 +16,7 @@ IMPORTS = read_imports(MODULES)
 NETWORK = ("grpc", "http", "urllib", "socket", "ssl", "socketserver", "asyncio", "httpx", "requests")
 TORCH = ("torch", "torchao", "transformers", "peft")
 SERVERS = ("grpc", "fastapi", "starlette", "uvicorn", "sqlalchemy", "asyncio")
-PURE_ROUNDS = ("rounds", "aggregation", "estimators", "rectify")
+PURE_ROUNDS = ("rounds", "aggregation", "estimators", "rectify", "chain", "step")
 
 
 def by(*importers: str) -> list[Import]:

@@ -144,6 +144,39 @@ def test_reports(change: Callable[[pb.Report], None], status: str) -> None:
     assert refusal(lambda: check(message)) == status
 
 
+def scores_report() -> pb.Report:
+    found = report()
+    del found.scalars[:]
+    found.segment_scores.extend([1.0 + 1e-9, 0.5, 0.0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda m: m.segment_scores.append(0.5), "INVALID_ARGUMENT"),
+        (lambda m: m.segment_scores.pop(), "INVALID_ARGUMENT"),
+        (lambda m: m.ClearField("segment_scores"), "INVALID_ARGUMENT"),
+        (lambda m: m.segment_scores.__setitem__(0, 1.001), "INVALID_ARGUMENT"),
+        (lambda m: m.segment_scores.__setitem__(2, -0.001), "INVALID_ARGUMENT"),
+        (lambda m: m.segment_scores.__setitem__(1, float("nan")), "INVALID_ARGUMENT"),
+        (lambda m: m.segment_scores.__setitem__(1, float("inf")), "INVALID_ARGUMENT"),
+        (lambda m: m.scalars.append(1.0), "INVALID_ARGUMENT"),
+        (lambda m: setattr(m, "examples", 7), "INVALID_ARGUMENT"),
+        (lambda m: setattr(m, "adapter_sha256", b"\x00" * 32), "FAILED_PRECONDITION"),
+    ],
+)
+def test_reports_of_segment_scores(change: Callable[[pb.Report], None], status: str) -> None:
+    def check_scores(message: pb.Report) -> None:
+        wire.check_report(message)
+        wire.check_scores_report(message, 3, ADAPTER)
+
+    message = scores_report()
+    check_scores(message)
+    change(message)
+    assert refusal(lambda: check_scores(message)) == status
+
+
 @pytest.mark.parametrize(
     "evaluation",
     [
