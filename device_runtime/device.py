@@ -25,12 +25,14 @@ from types import TracebackType
 import numpy as np
 
 from .budget import Budget
+from .conditions import Conditions, LinuxConditions
 from .engine import Engine
 from .errors import BundleError, CooperLLMError, NotEnoughExamples, Stopped
 from .examples import Example
 from .holdings import Holdings
 from .identity import Identity
 from .journal import Event
+from .limits import Limits, Watch
 from .local_update import evaluate
 from .private_examples import FileSource
 from .retry import Retry
@@ -66,8 +68,10 @@ class Device:
 
     `server` is HOST:PORT; `store` a folder of its own; `artifacts_url` overrides where the service says its
     artifacts are. With `tls` everything is encrypted (`ca_file`: PEM of a private authority). `token` is for
-    services that ask for one. `eligible()` is asked before every turn: answer False while the battery is low
-    or the network is metered. `on_event` gets every event (see session.py), in the thread that works.
+    services that ask for one. `limits` bound memory and time and name conditions under which alone the device
+    works (see limits.py), about which `conditions` is asked; on Linux it needs not be given. `eligible()` is
+    the app's own word, asked before every turn. `on_event` gets every event (see session.py), in the thread
+    that works.
 
     Raises StoreInUse or StoreError when the folder cannot be used, OptionError for an address that is none.
     """
@@ -85,12 +89,16 @@ class Device:
         ca_file: str | None = None,
         token: str = "",
         name: str = "",
+        limits: Limits | None = None,
+        conditions: Conditions | None = None,
         eligible: Callable[[], bool] = lambda: True,
         on_event: Callable[[Event], None] = lambda event: None,
         retry: Retry | None = None,
     ) -> None:
         self._examples, self._threads, self._eligible = examples, threads, eligible
         self._budget, self._on_event = budget, on_event
+        self._limits = limits or Limits()
+        self._watch = Watch(self._limits, conditions or LinuxConditions())
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         retry = retry or Retry(sleep=self._pause)
@@ -125,6 +133,8 @@ class Device:
             lambda: noise.gauss(0.0, 1.0),
             self._budget,
             self._on_event,
+            watch=self._watch,
+            pause=self._pause,
         )
 
     # --- taking part ----------------------------------------------------------------------------------------
@@ -132,21 +142,32 @@ class Device:
     def run_once(self) -> Outcome:
         """One turn: hands in what is pending, or checks in and does the task it is given.
 
-        Raises ServerUnreachable (try again later), ServerRefused (do not), StoreError, BundleError, Stopped.
+        A task that is longer than max_duration_s goes on in the next turn. Raises ServerUnreachable (try
+        again later), ServerRefused (do not), StoreError, BundleError, Stopped.
         """
+        self._watch.begin_session()
+        return self._turn()
+
+    def run_until_finished(self) -> bool:
+        """One session: turn after turn, with the pauses that the cloud asks for, until the job is over (True)
+        or max_duration_s have passed (False: another call goes on). Raises as run_once.
+        """
+        self._watch.begin_session()
+        while True:
+            outcome = self._turn()
+            if outcome.finished or self._watch.time_is_up:
+                return outcome.finished
+            self._pause(self._watch.within_session(outcome.wait_s))
+
+    def _turn(self) -> Outcome:
         if not self._eligible():
             return Outcome(wait_s=60.0)
-        return self._session.turn()
-
-    def run_until_finished(self) -> None:
-        """Turn after turn, with the pauses that the cloud asks for, until the job is over. Raises as
-        run_once.
-        """
-        while True:
-            outcome = self.run_once()
-            if outcome.finished:
-                return
-            self._pause(outcome.wait_s)
+        try:
+            return self._session.turn()
+        except Stopped:
+            if self._stopping.is_set() or not self._watch.time_is_up:
+                raise
+            return Outcome()
 
     def schedule(self, interval_s: float = 3600.0) -> None:
         """Takes part in the background, until stop(): a session at once, then one every `interval_s` (with

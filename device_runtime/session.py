@@ -5,7 +5,8 @@
                                                        +-> retry window: one instant in it
                                                        +-> finished: the last version
 
-Each walk through this drawing is a turn. Whatever goes wrong with a task is reported with a status, and the
+Each walk through this drawing is a turn; it begins while the conditions hold that this device requires (see
+limits.py). Whatever goes wrong with a task is reported with a status, and the
 session goes on. Whatever the process had not written down when it ended is done again: before a report
 leaves, it lies on disk, together with what it discloses.
 """
@@ -34,12 +35,15 @@ from .errors import (
 from .holdings import Cloud as Supplies
 from .holdings import Holdings
 from .journal import Event, Journal, Traffic
+from .limits import Watch
 from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
-from .tasks import Finding, account_changes, carry_out, permit, report_of
+from .stretches import Stretches
+from .tasks import Finding, account_changes, permit, report_of
 
 PROTOCOL_VERSION = 1
 LOST_PAUSE_S = 1.0
+CONDITIONS_PAUSE_S = 10.0  # between two looks while no task is held
 
 
 class Cloud(Supplies, Protocol):
@@ -68,7 +72,8 @@ class Session:
 
     `uniform(low, high)` picks instants, `gauss()` is the device's own N(0, 1) noise. `on_event` gets every
     event in order: phase (enroll, check_in, fetch, version, guides, compute, report), task, version,
-    computed, report, lost, wait, finished.
+    computed, report, lost, wait, paused and resumed (by the conditions that `watch` requires), finished.
+    `pause(seconds)` waits; it raises Stopped when the wait was ended by stop().
     """
 
     def __init__(
@@ -82,11 +87,15 @@ class Session:
         budget: Budget | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         time_s: Callable[[], float] = time.time,
+        watch: Watch | None = None,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._cloud, self._store, self._holdings, self._source = cloud, store, holdings, source
-        self._budget, self._uniform, self._gauss, self._new_id = budget or Budget(), uniform, gauss, new_id
+        self._budget, self._uniform, self._new_id = budget or Budget(), uniform, new_id
         self._journal = Journal(cloud.traffic, on_event, time_s)
+        self._stretches = Stretches(watch or Watch(), self._journal, store, gauss, pause, clock)
         self._enrolled = False
         self._private: PrivateExamples | None = None
         self._guessed_examples: int | None = None  # until a bundle says which labels count
@@ -97,6 +106,8 @@ class Session:
         Raises ServerUnreachable (try again later), ServerRefused, StoreError, BundleError, ExamplesError or
         Stopped: see each. Another turn goes on where this one ended.
         """
+        if not self._stretches.conditions_hold():
+            return Outcome(wait_s=CONDITIONS_PAUSE_S)
         try:
             return self._turn()
         except NotEnrolled:
@@ -170,6 +181,7 @@ class Session:
 
     def _work(self, task: pb.Task) -> Outcome:
         kind = task.WhichOneof("kind") or ""
+        self._stretches.begin_lease(task)
         self._journal.tell("task", task_id=task.task_id, round=task.round, kind=kind)
         try:
             finding = self._find(task)
@@ -201,9 +213,7 @@ class Session:
         index: dict[bytes, int] = {}
         if task.WhichOneof("kind") == "directions":
             index = self._prepare(task)
-        start_ms = journal.phase("compute")
-        finding = carry_out(task, index, engine, self._private, self._store, self._gauss, disclosure)
-        journal.span("compute", start_ms)
+        finding = self._stretches.compute(task, index, engine, self._private, disclosure)
         journal.tell("computed", task_id=task.task_id, segment_runs=finding.segment_runs)
         return finding
 

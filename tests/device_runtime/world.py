@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.budget import Budget
 from device_runtime.bundle import Bundle
+from device_runtime.conditions import Conditions
 from device_runtime.engine import Engine
 from device_runtime.examples import Example
 from device_runtime.holdings import Holdings
 from device_runtime.journal import Event
+from device_runtime.limits import Limits, Watch
 from device_runtime.session import Outcome, Session
 from device_runtime.store import Store
 from device_runtime.versions import adapter_sha256
@@ -26,6 +28,27 @@ from .toy_bundle import HEAD, open_toy_bundle, snapshot_bytes, toy_adapter, toy_
 Float32 = NDArray[np.float32]
 
 
+class Machine(Conditions, Protocol):
+    """What a device's work depends on."""
+
+    def clock(self) -> float: ...
+
+    def pause(self, seconds: float) -> None: ...
+
+
+class Quiet:
+    """A machine on which nothing is asked and time stands still."""
+
+    def now(self) -> dict[str, bool | None]:
+        return {}
+
+    def clock(self) -> float:
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        raise AssertionError("nobody should wait here")
+
+
 class World:
     """A device's folder and its cloud; `start` begins another process on the same folder."""
 
@@ -35,7 +58,10 @@ class World:
         examples: Iterable[Example] | None = None,
         budget: Budget | None = None,
         make_engine: Callable[[Bundle], Engine] = Engine,
+        machine: Machine | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.machine, self.limits = machine or Quiet(), limits
         self.folder, self.make_engine = folder, make_engine
         self.budget = budget or Budget(64)
         self.bundle = open_toy_bundle(folder / "bundle")
@@ -57,10 +83,12 @@ class World:
 
     def _open(self) -> None:
         self.holdings = Holdings(self.store, self.cloud, self.make_engine)
+        self.watch = Watch(self.limits, self.machine, self.machine.clock)
         self.session = Session(
             self.cloud, self.store, self.holdings, lambda names: self.examples,
             uniform=lambda low, high: (low + high) / 2, gauss=lambda: 0.0, budget=self.budget,
             on_event=self.events.append, time_s=self._clock, new_id=self._new_id,
+            watch=self.watch, pause=self.machine.pause, clock=self.machine.clock,
         )  # fmt: skip
 
     def _clock(self) -> float:
