@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.emulated import Emulator
+from benchmarks.emulator_bundles import export_tiny
 from device_runtime.bundle import Bundle
 from tests.integration.tiny import write_table
 
@@ -35,3 +38,18 @@ def tiny_task(tiny_source: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.T
         public=write_table(folder / "public.tsv", 32, classes, seed=2),
         evaluation=write_table(folder / "eval.tsv", 40, classes, seed=3),
     )
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Emulator:
+    """The emulated arm64 machine."""
+    folder = os.environ.get("COOPERLLM_EMULATOR")
+    if folder is None:
+        pytest.fail("there is no emulated machine: run these tests by scripts/emulator")
+    return Emulator.at(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def emulated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle small enough for it; the model is beside it."""
+    return export_tiny(tmp_path_factory.mktemp("emulated"))
