@@ -9,6 +9,8 @@ counts them, per round and over all tasks of the round, and refuses a task that 
                                  is the one that gives labels away most directly
     min_batch_examples           8 distinct examples behind every number, the two of an evaluation included
 
+A segment's score is a scalar as well.
+
 A refused task costs nothing. What was disclosed is written down in the same moment as the report, before it
 leaves.
 """
@@ -130,14 +132,33 @@ def check_directions(
             f"{wanted.head_scalars} scalars in the head alone asked, {disclosed[1]} disclosed in this round, "
             f"limit {budget.max_head_scalars_per_round}: ask for fewer"
         )
-    smallest = min(step.batch_examples for step in task.steps)
-    if smallest < budget.min_batch_examples:
-        raise BudgetExceeded(
-            f"a batch of {smallest} examples asked, at least {budget.min_batch_examples} disclosed about: "
-            "ask for larger batches"
-        )
+    check_batch(min(step.batch_examples for step in task.steps), budget)
     check_examples(train_examples, budget, "training")
     return wanted
+
+
+def check_scores(
+    task: pb.ScoreSegmentsTask, budget: Budget, disclosed: Sequence[int], segments: int, train_examples: int
+) -> Disclosure:
+    """Decides as check_directions does about scores of the segments, of which each counts as a scalar."""
+    limit = budget.max_scalars_per_round or 0
+    if disclosed[0] + segments > limit:
+        raise BudgetExceeded(
+            f"{segments} segment scores asked, {disclosed[0]} scalars disclosed in this round, "
+            f"limit {limit}: ask in another round"
+        )
+    check_batch(task.batch_examples, budget)
+    check_examples(train_examples, budget, "training")
+    return Disclosure(segments, 0)
+
+
+def check_batch(batch_examples: int, budget: Budget) -> None:
+    """Raises BudgetExceeded when a number about so few examples would say too much about each of them."""
+    if batch_examples < budget.min_batch_examples:
+        raise BudgetExceeded(
+            f"a batch of {batch_examples} examples asked, at least {budget.min_batch_examples} disclosed "
+            "about: ask for larger batches"
+        )
 
 
 def check_examples(examples: int, budget: Budget, which: str) -> None:

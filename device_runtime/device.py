@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,11 +35,14 @@ from .identity import Identity
 from .journal import Event
 from .limits import Limits, Watch
 from .local_update import evaluate
-from .private_examples import FileSource
+from .private_examples import MOST_STATE_BYTES, FileSource
 from .retry import Retry
 from .session import Outcome, Session
 from .store import Store
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
 
 ExampleSource = Iterable[Example] | Callable[[], Iterable[Example]] | FileSource
 """Private examples: anything to iterate over, or to call for something to iterate over; or a file, read
@@ -71,7 +75,8 @@ class Device:
     services that ask for one. `limits` bound memory and time and name conditions under which alone the device
     works (see limits.py), about which `conditions` is asked; on Linux it needs not be given. `eligible()` is
     the app's own word, asked before every turn. `on_event` gets every event (see session.py), in the thread
-    that works.
+    that works. Hidden states that are kept from task to task take up to `max_state_bytes` of memory; more of
+    them go to a nameless file in the store.
 
     Raises StoreInUse or StoreError when the folder cannot be used, OptionError for an address that is none.
     """
@@ -85,6 +90,7 @@ class Device:
         artifacts_url: str = "",
         budget: Budget | None = None,
         threads: int = 1,
+        max_state_bytes: int = MOST_STATE_BYTES,
         tls: bool = False,
         ca_file: str | None = None,
         token: str = "",
@@ -96,7 +102,7 @@ class Device:
         retry: Retry | None = None,
     ) -> None:
         self._examples, self._threads, self._eligible = examples, threads, eligible
-        self._budget, self._on_event = budget, on_event
+        self._budget, self._on_event, self._max_state_bytes = budget, on_event, max_state_bytes
         self._limits = limits or Limits()
         self._watch = Watch(self._limits, conditions or LinuxConditions())
         self._stopping = threading.Event()
@@ -122,7 +128,7 @@ class Device:
             identity = Identity.generate()
             self._store.write_key(identity.pem())
         self._transport = self._connect(identity)
-        self._holdings = Holdings(self._store, self._transport, lambda bundle: Engine(bundle, self._threads))
+        self._holdings = Holdings(self._store, self._transport, self._make_engine)
         noise = random.SystemRandom()
         self._session = Session(
             self._transport,
@@ -136,6 +142,9 @@ class Device:
             watch=self._watch,
             pause=self._pause,
         )
+
+    def _make_engine(self, bundle: Bundle) -> Engine:
+        return Engine(bundle, self._threads, self._max_state_bytes, self._store.folder)
 
     # --- taking part ----------------------------------------------------------------------------------------
 
@@ -200,6 +209,7 @@ class Device:
     def close(self) -> None:
         """Stops, and gives the folder back. The object is of no use afterwards."""
         self.stop()
+        self._session.forget_examples()
         self._transport.close()
         self._store.close()
 
@@ -252,6 +262,7 @@ class Device:
         To the cloud, this device is a new one from then on.
         """
         self.stop()
+        self._session.forget_examples()
         self._transport.close()
         self._store.forget()
         self._begin()

@@ -5,9 +5,11 @@ The core is imported when the first engine is made, so that a process which only
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,7 @@ from .errors import (
 from .examples import Example
 from .guides import Slices
 from .local_update import Batch, Direction, Measurement
-from .private_examples import ExampleSet, PrivateExamples, Source, batch_of
+from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 
 if TYPE_CHECKING:
     from . import core
@@ -46,14 +48,23 @@ _MEANINGS: dict[str, type[CooperLLMError]] = {
 class Engine:
     """One program and one adapter in memory. Not for two threads at once, except stop().
 
+    A segment's weights are loaded when it first runs. Hidden states of private examples take up to
+    `max_state_bytes` of memory, then a file in `state_folder`; see private_examples.py.
+
     Raises ProgramError when the program cannot be loaded: export the bundle again with the pinned ExecuTorch.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int = 1,
+        max_state_bytes: int = MOST_STATE_BYTES,
+        state_folder: Path | None = None,
+    ) -> None:
         from . import core
         from .text import Tokenizer
 
-        self.bundle = bundle
+        self.bundle, self._max_state_bytes, self._state_folder = bundle, max_state_bytes, state_folder
         # Held over everything that moves the adapter, so that a prediction never sees one in between.
         self.lock = threading.RLock()
         chain, layout = bundle.manifest.chain, bundle.layout
@@ -96,9 +107,31 @@ class Engine:
         """D, the width of a hidden state."""
         return self.bundle.manifest.chain.hidden_size
 
-    def adapter_before(self, segment: int) -> NDArray[np.float32]:
-        """The adapter's slices of all earlier segments: a view."""
-        return self._core.adapter[: self.bundle.layout.segment_slice(segment).start]
+    def segment_digest(self, segment: int) -> bytes:
+        """The SHA-256 of the adapter's slice of one segment."""
+        return hashlib.sha256(self._core.adapter[self.bundle.layout.segment_slice(segment)].data).digest()
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether adapters can run alone here, as ChainFed's auxiliary branch wants it."""
+        return bool(self._core.auxiliary_segments)
+
+    @property
+    def loaded_methods(self) -> list[str]:
+        """The program's methods whose weights are in memory."""
+        return self._core.loaded_methods
+
+    def keep_window(self, first_segment: int, exit_segment: int, branches: bool = False) -> None:
+        """Frees all segments outside first_segment .. exit_segment - 1, and the auxiliary branches that do
+        not stand behind them. What is needed again is loaded again when it runs.
+        """
+        behind = range(exit_segment, self.head_segment) if branches else ()
+        self._core.unload_except(range(first_segment, exit_segment), list(behind))
+
+    def unload_before(self, segment: int) -> None:
+        """Frees all earlier segments."""
+        every = range(self.head_segment)
+        self._core.unload_except(every[segment:], every)
 
     def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
         """The hidden state that enters a segment, (B, T, D)."""
@@ -113,8 +146,9 @@ class Engine:
     def private_examples(self, source: Source) -> PrivateExamples:
         """A source's examples as this bundle sees them."""
         names = self.bundle.known_labels
+        rows = self.bundle.manifest.chain.batch_examples
         return PrivateExamples(
-            source(names), names, self._tokenizer, self.bundle.manifest.chain.batch_examples
+            source(names), names, self._tokenizer, rows, self._max_state_bytes, self._state_folder
         )
 
     def example_set(self, examples: Iterable[Example]) -> ExampleSet:
@@ -155,18 +189,26 @@ class Engine:
         return index
 
     def measure(
-        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
+        self,
+        batches: list[Batch],
+        directions: list[Direction],
+        epsilon: float,
+        active_segments: list[int],
+        exit_segment: int = 0,
+        global_weight: float = 0.0,
     ) -> Measurement:
-        """The projected gradient of every direction over all batches; the adapter is the same after it."""
-        with _errors(self._types.CoreError):
-            return self._core.measure(
-                self._batches(batches), self._directions(directions), epsilon, active_segments
-            )
+        """The projected gradient of every direction over all batches; the adapter is the same after it.
 
-    def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]:
+        Exit and weight are those of a DirectionsTask.
+        """
+        with _errors(self._types.CoreError):
+            converted = self._batches(batches), self._directions(directions)
+            return self._core.measure(*converted, epsilon, active_segments, exit_segment, global_weight)
+
+    def evaluate(self, batches: list[Batch], exit_segment: int = 0) -> tuple[float, float, int]:
         """(summed loss in nats, number of targets, right answers) over the rows of weight 1."""
         with _errors(self._types.CoreError):
-            return self._core.evaluate(self._batches(batches))
+            return self._core.evaluate(self._batches(batches), exit_segment)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """The head's logits, (B, classes)."""

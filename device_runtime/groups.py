@@ -63,25 +63,31 @@ def measure_in_groups(
     directions: list[Direction],
     measure: Callable[[list[Batch], list[Direction]], NDArray[np.float64]],
     between: Between,
+    exit_segment: int = 0,
 ) -> Iterator[NDArray[np.float64]]:
     """Yields what `measure` answers for one group after the other, in order: float64, one a direction.
 
+    Where the head takes what leaves segment exit_segment - 1 (0: the last one), no group enters behind that.
     Raises what `measure` does; what was yielded before stays true.
     """
     if not directions:
         return
     counts = core.segment_counts
     units = deque(_units(directions, counts))
-    firsts = sorted({_first_moved(unit[0], counts) for unit in units})
+
+    def entry(unit: list[Direction]) -> int:
+        return min(_first_moved(unit[0], counts), exit_segment or max(counts))
+
+    firsts = sorted({entry(unit) for unit in units})
     size_bytes = sum(4 * core.hidden_size * batch.input_ids.size for batch in batches)
     if len(units) == 1 or (firsts != [0] and size_bytes * len(firsts) > MOST_ENTRY_BYTES):
         yield measure(batches, directions)
         return
     entered = _enter(core, batches, firsts)
     while units:
-        first = _first_moved(units[0][0], counts)
+        first = entry(units[0])
         group = units.popleft()
-        while units and len(group) < between.directions and _first_moved(units[0][0], counts) == first:
+        while units and len(group) < between.directions and entry(units[0]) == first:
             group = group + units.popleft()
         start_s = between.clock()
         rho = measure(entered[first], group)

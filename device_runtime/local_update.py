@@ -25,10 +25,10 @@ from protos import federation_pb2 as pb
 
 from .errors import LossNotFinite, Stopped, UnsupportedTask
 from .groups import Between, Chain, measure_in_groups
+from .task_checks import check_task
 from .zo.philox import blocks
 
 BATCH_STREAM = 2  # of Philox; 0 and 1 are the adapter's noise and rounding
-MOST_DIRECTIONS = 2**20  # in one task; a larger count is a mistake, and would only fill the memory
 
 
 class Batch(NamedTuple):
@@ -72,10 +72,16 @@ class Core(Chain, Protocol):
     """What is used here of engine.Engine."""
 
     def measure(
-        self, batches: list[Batch], directions: list[Direction], epsilon: float, active_segments: list[int]
+        self,
+        batches: list[Batch],
+        directions: list[Direction],
+        epsilon: float,
+        active_segments: list[int],
+        exit_segment: int,
+        global_weight: float,
     ) -> Measurement: ...
 
-    def evaluate(self, batches: list[Batch]) -> tuple[float, float, int]: ...
+    def evaluate(self, batches: list[Batch], exit_segment: int) -> tuple[float, float, int]: ...
 
     def update(
         self,
@@ -92,7 +98,10 @@ class Core(Chain, Protocol):
 
 
 class Examples(Protocol):
-    """Private examples, tokenised; see private_examples.py."""
+    """Private examples, tokenised; see private_examples.py. A batch holds `rows` of them."""
+
+    @property
+    def rows(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -174,11 +183,12 @@ def measure(
     Raises LossNotFinite when one is not a number.
     """
     segments = list(task.active_segments)
+    ends = task.exit_segment, task.global_weight
 
     def measure_group(batches: list[Batch], group: list[Direction]) -> NDArray[np.float64]:
-        return core.measure(batches, group, task.epsilon, segments).rho
+        return core.measure(batches, group, task.epsilon, segments, *ends).rho
 
-    for rho in measure_in_groups(core, batches, directions, measure_group, between):
+    for rho in measure_in_groups(core, batches, directions, measure_group, between, task.exit_segment):
         if not np.all(np.isfinite(rho)):
             raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
         yield rho
@@ -211,11 +221,15 @@ def move(
     core.update(task.epsilon, step.update_seed, segments, directions, coefficients, [])
 
 
-def evaluate(core: Core, held_out: Examples) -> pb.Evaluation:
+def evaluate(core: Core, held_out: Examples, exit_segment: int = 0) -> pb.Evaluation:
     """The mean loss in nats, the number of right answers and of targets (an example each, or a response's
-    tokens), over all held-out examples.
+    tokens), over all held-out examples. The head takes what leaves segment exit_segment - 1; 0: the last one.
     """
-    loss_sum, count, correct = core.evaluate(held_out.batches(range(len(held_out))))
+    loss_sum, count, correct = 0.0, 0.0, 0
+    for start in range(0, len(held_out), held_out.rows):  # one batch in memory at a time
+        chosen = range(start, min(start + held_out.rows, len(held_out)))
+        sums = core.evaluate(held_out.batches(chosen), exit_segment)
+        loss_sum, count, correct = loss_sum + sums[0], count + sums[1], correct + sums[2]
     if not np.isfinite(loss_sum):
         raise LossNotFinite("the loss is not finite: publish an earlier adapter version")
     return pb.Evaluation(loss=loss_sum / count, correct=correct, count=round(count))
@@ -257,23 +271,3 @@ def expand(
                 Direction(seed, direction.isotropic_scale, guides, segments, direction.boundary, prefix)
             )
     return expanded
-
-
-def check_task(task: pb.DirectionsTask) -> None:
-    """Refuses what could not be carried out, before anything is measured. Raises UnsupportedTask."""
-    if any(direction.count < 1 for step in task.steps for direction in step.directions):
-        raise UnsupportedTask("a direction needs a count of at least 1: correct the task")
-    if sum(direction.count for step in task.steps for direction in step.directions) > MOST_DIRECTIONS:
-        raise UnsupportedTask(f"over {MOST_DIRECTIONS} directions in one task: send fewer")
-    numbers = [task.epsilon, task.scalar_form.clip, task.scalar_form.noise_std]
-    numbers += [step.local_learning_rate for step in task.steps]
-    if not all(np.isfinite(number) and number >= 0 for number in numbers) or task.epsilon == 0:
-        raise UnsupportedTask(
-            "epsilon, rates, clip and noise must be finite, and epsilon above 0: correct the task"
-        )
-    segments = list(task.active_segments)
-    if not segments or sorted(set(segments)) != segments:
-        raise UnsupportedTask("active_segments must be ascending and not empty: correct the task")
-    for direction in (direction for step in task.steps for direction in step.directions):
-        if not set(direction.active_segments) <= set(segments):
-            raise UnsupportedTask("a direction is active outside the task's segments: correct the task")

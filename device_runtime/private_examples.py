@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from .examples import Example, read_examples, split_held_out
 from .local_update import Batch
 from .prefix_states import PrefixStates, Program
+from .state_store import InFile, InMemory, StateStore
+
+MOST_STATE_BYTES = 64 * 2**20
 
 
 class Source(Protocol):
@@ -75,7 +78,11 @@ class Tokenizer(Protocol):
 class ExampleSet:
     """Examples that batches can be made of, in the program's shape: `rows` rows, padded with rows of weight
     0. With `names` a label is one of these, without it is a response that the model learns to give.
+
+    `lengths` are in tokens, of every example; none where nobody counted.
     """
+
+    first_segment = 0  # where its batches enter the chain
 
     def __init__(
         self,
@@ -83,10 +90,10 @@ class ExampleSet:
         names: Sequence[str] | None,
         tokenizer: Tokenizer,
         rows: int,
-        tokens: int = 0,
+        lengths: Sequence[int] = (),
     ) -> None:
         self._examples, self._names, self._tokenizer = examples, names, tokenizer
-        self.rows, self.tokens = rows, tokens  # tokens of all texts together, 0 when nobody counted
+        self.rows, self.lengths = rows, lengths
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -130,18 +137,28 @@ class PrivateExamples:
 
     Attributes: `train` and `held_out` (a tenth, by hash of the text) hold distinct examples; `skipped` counts
     those left out for their label, `truncated` those whose text is cut to the model's length. `names` are the
-    labels that count; None where a label is a response.
+    labels that count; None where a label is a response. Hidden states that are kept from task to task take up
+    to `max_state_bytes` of memory, for all examples together; beyond that a file in `state_folder`, in half
+    the bytes; where there is no folder or no room in it, none are kept and the chain runs from its start.
     """
 
     def __init__(
-        self, examples: Iterable[Example], names: Sequence[str] | None, tokenizer: Tokenizer, rows: int
+        self,
+        examples: Iterable[Example],
+        names: Sequence[str] | None,
+        tokenizer: Tokenizer,
+        rows: int,
+        max_state_bytes: int = MOST_STATE_BYTES,
+        state_folder: Path | None = None,
     ) -> None:
         given = list(examples)
         known = [example for example in given if names is None or example.label in names]
         self.skipped = len(given) - len(known)
         train, held_out = split_held_out(dict.fromkeys(known))
         self.truncated = 0
-        self._states: PrefixStates | None = None
+        self._max_state_bytes, self._state_folder = max_state_bytes, state_folder
+        self._train_states: PrefixStates | None = None
+        self._held_out_states: PrefixStates | None = None
 
         def prepared(part: Sequence[Example]) -> ExampleSet:
             if names is None:
@@ -150,20 +167,62 @@ class PrivateExamples:
             else:
                 ids = [tokenizer.ids(example.text) for example in part]
             self.truncated += sum(truncated for _, truncated in ids)
-            return ExampleSet(part, names, tokenizer, rows, sum(len(row) for row, _ in ids))
+            return ExampleSet(part, names, tokenizer, rows, [len(row) for row, _ in ids])
 
         self.train, self.held_out = prepared(train), prepared(held_out)
 
     def train_from(self, first_segment: int, program: Program) -> ExampleSet | PrefixStates:
         """The training examples for a task that moves nothing before `first_segment`.
 
-        Their hidden states there are kept from task to task, as long as they fit and stay the same.
+        Their hidden states there are kept from task to task, as long as there is room and they stay the same.
+        A task that moves all segments ends that.
         """
-        if not PrefixStates.fit(self.train, program, first_segment):
+        if first_segment == 0:
+            self.close()
             return self.train
-        if self._states is None or not self._states.are_of(self.train, first_segment):
-            self._states = PrefixStates(self.train, program, first_segment)
-        return self._states
+        self._train_states = self._states_of(self.train, self._train_states, program)
+        return self._train_states.move_to(first_segment) if self._train_states else self.train
+
+    def held_out_from(self, first_segment: int, program: Program) -> ExampleSet | PrefixStates:
+        """The held-out examples, with their hidden states at `first_segment` where there is room for them."""
+        if first_segment == 0:
+            return self.held_out
+        self._held_out_states = self._states_of(self.held_out, self._held_out_states, program)
+        return self._held_out_states.move_to(first_segment) if self._held_out_states else self.held_out
+
+    @property
+    def boundary(self) -> int:
+        """The segment at which hidden states of the training examples are kept; 0: none are."""
+        return self._train_states.first_segment if self._train_states else 0
+
+    def close(self) -> None:
+        """Lets go of all hidden states, in memory and on disk."""
+        for states in (self._train_states, self._held_out_states):
+            if states:
+                states.close()
+        self._train_states = self._held_out_states = None
+
+    def _states_of(
+        self, examples: ExampleSet, before: PrefixStates | None, program: Program
+    ) -> PrefixStates | None:
+        if before is not None and before.are_of(examples, program):
+            return before
+        if before is not None:
+            before.close()
+        store = self._store(sum(examples.lengths), program.hidden_size)
+        return PrefixStates(examples, program, store) if store else None
+
+    def _store(self, tokens: int, width: int) -> StateStore | None:
+        """Room for so many states; in which form depends on the sizes of all examples together alone."""
+        if tokens == 0:
+            return None
+        all_tokens = sum(self.train.lengths) + sum(self.held_out.lengths)
+        if 4 * all_tokens * width <= self._max_state_bytes:
+            return InMemory(tokens, width)
+        try:
+            return InFile(tokens, width, self._state_folder) if self._state_folder else None
+        except OSError:  # no room on the disk: slower, but no reason not to take part
+            return None
 
 
 def count_distinct(examples: Iterable[Example]) -> int:

@@ -116,7 +116,9 @@ class Session:
             return self._turn()
 
     def forget_examples(self) -> None:
-        """Asks the source anew at the next check-in."""
+        """Asks the source anew at the next check-in, and lets go of all that was kept of the examples."""
+        if self._private is not None:
+            self._private.close()
         self._private = self._guessed_examples = None
 
     def _turn(self) -> Outcome:

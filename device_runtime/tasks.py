@@ -7,7 +7,7 @@ session.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from protos import federation_pb2 as pb
@@ -19,13 +19,16 @@ from .budget import (
     check_directions,
     check_evaluation,
     check_examples,
+    check_scores,
     disclosed_in,
 )
 from .errors import TaskRefused, UnsupportedTask
 from .groups import Between
-from .local_update import LocalTask, check_task, evaluate, run_directions
+from .local_update import LocalTask, draw_batch, evaluate, run_directions
 from .private_examples import PrivateExamples
+from .segment_scores import segment_scores
 from .store import State, Store
+from .task_checks import check_exit, check_task, check_window
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -43,6 +46,7 @@ class Finding:
     scalars: list[float] = field(default_factory=list)
     examples: int = 0
     evaluation: pb.Evaluation | None = None
+    segment_scores: list[float] = field(default_factory=list)
     disclosure: Disclosure = NOTHING
     segment_runs: int = 0
 
@@ -65,9 +69,14 @@ def permit(
     budget = budget.resolve(engine.bundle.layout.parameters)
     if kind == "directions":
         check_task(task.directions)
+        check_window(task.directions, engine.head_segment, engine.has_branches)
         account = disclosed_in(task.round, state.disclosed)
         return check_directions(task.directions, budget, account, engine.head_segment, len(private.train))
+    if kind == "score_segments":
+        account, segments = disclosed_in(task.round, state.disclosed), engine.head_segment
+        return check_scores(task.score_segments, budget, account, segments, len(private.train))
     if kind == "evaluate":
+        check_exit(task.evaluate.exit_segment, engine.head_segment)
         check_examples(len(private.held_out), budget, "held-out")
         check_evaluation(task.round, state.adapter_sha256, state.evaluated)
         return NOTHING
@@ -91,22 +100,52 @@ def carry_out(
     ends the work with Stopped. Raises TaskRefused, Stopped or StoreFull.
     """
     runs_before = engine.segment_runs
-    if task.WhichOneof("kind") == "evaluate":
-        with engine.lock:
-            evaluation = evaluate(engine, private.held_out)
-        return Finding(evaluation=evaluation, segment_runs=engine.segment_runs - runs_before)
+    with engine.lock:
+        match task.WhichOneof("kind"):
+            case "evaluate":
+                finding = _evaluate(task.evaluate, engine, private)
+            case "score_segments":
+                finding = _score_segments(task.score_segments, engine, private)
+            case _:
+                finding = _run_directions(task, guide_index, engine, private, store, gauss, go_on)
+    return replace(finding, disclosure=disclosure, segment_runs=engine.segment_runs - runs_before)
+
+
+def _run_directions(
+    task: pb.Task,
+    guide_index: Mapping[bytes, int],
+    engine: Engine,
+    private: PrivateExamples,
+    store: Store,
+    gauss: Callable[[], float],
+    go_on: Callable[[], bool],
+) -> Finding:
     done = store.progress.of(task.task_id)
     between = Between(lambda scalars: store.progress.add(task.task_id, scalars), go_on)
+    exit_segment = task.directions.exit_segment or engine.head_segment
+    # With the head alone active, all that runs is frozen.
+    train = private.train_from(min(task.directions.active_segments[0], exit_segment), engine)
+    engine.keep_window(train.first_segment, exit_segment, task.directions.global_weight > 0)
     local = LocalTask(task.directions, guide_index)
-    with engine.lock:
-        train = private.train_from(task.directions.active_segments[0], engine)
-        result = run_directions(local, engine, train, gauss, done, between)
-    return Finding(
-        scalars=result.scalars,
-        examples=result.examples,
-        disclosure=disclosure,
-        segment_runs=engine.segment_runs - runs_before,
-    )
+    result = run_directions(local, engine, train, gauss, done, between)
+    return Finding(scalars=result.scalars, examples=result.examples)
+
+
+def _evaluate(task: pb.EvaluateTask, engine: Engine, private: PrivateExamples) -> Finding:
+    """Evaluates from where the training examples' states are kept; before the first task with a window,
+    segment by segment, so that an evaluation holds no more of the model than that window.
+    """
+    exit_segment = task.exit_segment or engine.head_segment
+    first_segment = private.boundary or (exit_segment if exit_segment < engine.head_segment else 0)
+    held_out = private.held_out_from(min(first_segment, exit_segment), engine)
+    engine.keep_window(held_out.first_segment, exit_segment)
+    return Finding(evaluation=evaluate(engine, held_out, exit_segment))
+
+
+def _score_segments(task: pb.ScoreSegmentsTask, engine: Engine, private: PrivateExamples) -> Finding:
+    chosen = draw_batch(task.batch_seed, task.batch_examples, len(private.train))
+    scores = segment_scores(engine, private.train.batches(chosen))
+    return Finding(segment_scores=scores, examples=len(chosen))
 
 
 def report_of(
@@ -120,6 +159,7 @@ def report_of(
         detail=finding.detail,
         adapter_sha256=bytes.fromhex(state.adapter_sha256),
         scalars=finding.scalars,
+        segment_scores=finding.segment_scores,
         examples=finding.examples,
         skipped_examples=private.skipped if private else 0,
         truncated_examples=private.truncated if private else 0,
@@ -132,7 +172,7 @@ def report_of(
 def account_changes(task: pb.Task, finding: Finding, state: State) -> dict[str, object]:
     """What the state remembers of a finding: what it discloses in its round."""
     changes: dict[str, object] = {}
-    if finding.scalars:
+    if finding.disclosure != NOTHING:
         changes["disclosed"] = charge(state.disclosed, task.round, finding.disclosure)
     if finding.evaluation is not None:
         newest = {key: value for key, value in state.evaluated.items() if int(key) + 64 > task.round}

@@ -192,7 +192,9 @@ class Core:
     ) -> tuple[float, float, int]:
         """Return (sum of weight * loss, sum of weight * count, correct targets in rows of non-zero weight).
 
-        Exit and weight as in `measure`; what is correct is said by the head at the exit. Raises CoreError: LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
+        Exit and weight as in `measure`; what is correct is said by the head at the exit.
+
+        Raises CoreError: LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The caller reports it.
         """
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits. Shapes: (B, C) float32. Raises what `evaluate` does, BAD_ARGUMENT where the

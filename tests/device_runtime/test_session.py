@@ -158,9 +158,7 @@ def test_too_few_examples_are_a_status_and_the_session_goes_on(
 
 
 def test_a_kind_of_task_that_is_not_known_is_refused(world: World) -> None:
-    world.turn(world.task(score_segments=pb.ScoreSegmentsTask()))
-    assert world.status == "UNSUPPORTED_TASK"
-    unknown = world.task(2, world.unchanged())
+    unknown = world.task()
     unknown.task.ClearField("directions")
     world.turn(unknown)
     assert world.status == "UNSUPPORTED_TASK"

@@ -1,4 +1,4 @@
-"""Builds and runs the C++ tests (a C++17 compiler, no ExecuTorch): the loop's allocations, the window, what is restored."""
+"""Builds and runs the C++ tests (a C++17 compiler, no ExecuTorch): allocations, windows, restoration."""
 
 from __future__ import annotations
 
