@@ -106,6 +106,11 @@ def of_job(job: Job, bundle: Bundle) -> ChainSettings | None:
             f"{segments} segments up to {last_start(settings)}"
         )
     scored = wanted_scores(settings, 0) > 0
+    if scored and segments > max(1, bundle.layout.parameters // 100):
+        raise OptionError(
+            f'job: chain_start = "auto" asks for {segments} scores, more than the 1 % of the adapter\'s '
+            f"{bundle.layout.parameters} parameters that a device discloses: give chain_start a number"
+        )
     least = stage_count(settings, settings.start or 0) + scored
     if job.rounds < least:
         raise OptionError(f"job: rounds = {job.rounds}: this chain has up to {least} stages, each needs one")

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from google.protobuf.json_format import MessageToDict
 from sqlalchemy.engine import Connection, Row
 
+from cloud_service.chain import wanted_scores
 from cloud_service.federation import Federation
 from cloud_service.opening import may_join, member
 from cloud_service.store import (
@@ -47,10 +48,11 @@ def all_jobs(federation: Federation) -> list[dict[str, Any]]:
             .limit(1)
         ).scalar()
         known = connection.execute(sa.select(clients).where(clients.c.checked_in)).all()
+    scores = wanted_scores(federation.schedule, 0 if newest is None else newest.number)
     usable = [
         item
         for item in known
-        if may_join(federation.job, federation.layout, federation.active_segments, member(item))
+        if may_join(federation.job, federation.layout, federation.active_segments, member(item), scores)
     ]
     return [
         {

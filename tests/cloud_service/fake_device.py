@@ -66,6 +66,8 @@ class FakeDevice:
         self.guides: dict[bytes, Float32] = {}
         self.forms: list[str] = []
         self.hashes: dict[int, str] = {}
+        self.asked: dict[int, pb.Task] = {}  # by round, the last of its tasks that was no evaluation
+        self.exits: dict[int, int] = {}  # by round, of its evaluation
         self.http = ""
         self.time_ms = lambda: int(time.time() * 1000)
 
@@ -205,12 +207,16 @@ class FakeDevice:
         )
         report.timing.spans.add(name="compute", start_ms=1.0, end_ms=2.0)
         if task.WhichOneof("kind") == "evaluate":
+            self.exits[task.round] = task.evaluate.exit_segment
             report.evaluation.loss, report.evaluation.correct, report.evaluation.count = (
                 self.loss(self.adapter),
                 3,
                 4,
             )
             return report
+        self.asked[task.round] = task
+        if task.WhichOneof("kind") == "score_segments":
+            return self.scored(report)
         if task.directions.guides:
             self.receive_guides(task)
         scale = self._scale(task.directions.scale_sha256)
@@ -218,6 +224,16 @@ class FakeDevice:
             for item in self._expand(step.directions, scale, task.directions.active_segments):
                 rho = projected_gradient(self.loss, self.adapter, self.layout, item, task.directions.epsilon)
                 report.scalars.append(rho)
+        report.examples = 8
+        return report
+
+    def scored(self, report: pb.Report) -> pb.Report:
+        """Scores that fall from segment to segment; device 1 is too old to know such tasks."""
+        if self.number == 1:
+            report.status, report.detail = pb.REPORT_STATUS_UNSUPPORTED_TASK, "update the app"
+            return report
+        segments = range(len(self.layout.segments) - 1)
+        report.segment_scores.extend(1.0 - 0.04 * (k + 1) * (self.number + 1) for k in segments)
         report.examples = 8
         return report
 

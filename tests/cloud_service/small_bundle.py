@@ -27,11 +27,22 @@ def small_layout() -> Layout:
     )
 
 
-def write_bundle(folder: Path) -> Bundle:
+def chain_layout() -> Layout:
+    """The same with 220 parameters: of 60 a device discloses fewer scalars than there are segments."""
+    return Layout.build(
+        [
+            ("layer.0.a", 0, (10, 10), EXPONENT),
+            ("layer.1.a", 1, (8, 10), EXPONENT),
+            ("w", 2, (2, 20), EXPONENT),
+        ]
+    )
+
+
+def write_bundle(folder: Path, layout: Layout | None = None) -> Bundle:
     """Writes the bundle and opens it as the service does."""
     folder.mkdir(parents=True)
-    layout = small_layout()
-    start = (np.arange(layout.parameters, dtype=np.float32) - 30) / 64
+    layout = layout or small_layout()
+    start = (np.arange(layout.parameters, dtype=np.float32) % 60 - 30) / 64
     tensors = {tensor.name: start[tensor.span].reshape(tensor.shape) for tensor in layout.tensors}
     files = {"program": b"no program", "adapter": save(tensors), "tokenizer": b"{}"}
     names = {"program": "program.pte", "adapter": "adapter.safetensors", "tokenizer": "tokenizer.json"}

@@ -13,7 +13,7 @@ from cloud_service.job import Job, from_table
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
 from device_runtime.zo.layout import Layout
-from tests.cloud_service.small_bundle import write_bundle
+from tests.cloud_service.small_bundle import chain_layout, write_bundle
 from tests.cloud_service.small_service import small_job
 
 # (round, stage, segments, exit, global weight, why the stage ended after it)
@@ -139,7 +139,7 @@ def test_a_window_of_all_segments_is_end_to_end_from_the_first_round_on() -> Non
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "small")
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "small", chain_layout())
 
 
 def job(bundle: Bundle, **changes: object) -> Job:
@@ -179,6 +179,13 @@ def test_what_does_not_fit_a_bundle_is_one_line(
 
 def test_a_global_loss_needs_no_branch_where_no_window_has_an_exit(bundle: Bundle) -> None:
     assert chain.of_job(job(bundle, chain_global_weight=0.2, chain_window=2), bundle) is not None
+
+
+def test_an_adapter_too_small_for_its_scores_needs_a_start(tmp_path: Path) -> None:
+    small = write_bundle(tmp_path / "small")  # 60 parameters: a device discloses no 2 scalars about them
+    with pytest.raises(OptionError, match="give chain_start a number"):
+        chain.of_job(job(small), small)
+    assert chain.of_job(job(small, chain_start=0), small) is not None
 
 
 def test_every_segment_needs_parameters(bundle: Bundle, tmp_path: Path) -> None:

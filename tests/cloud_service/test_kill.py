@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,12 +54,12 @@ def free_ports() -> dict[str, int]:
     return {"grpc_port": ports[0], "http_port": ports[1]}
 
 
-def disturbed(bundle: Bundle, folder: Path, moments: list[int], changes: dict[str, str]) -> dict[int, str]:
+def disturbed(bundle: Bundle, folder: Path, moments: list[int], changes: dict[str, Any]) -> dict[int, str]:
     """Runs the job with devices in this process and a service that dies at each moment; version -> hash."""
     ports = free_ports()
     program = [sys.executable, "-m", "tests.cloud_service.small_service", str(bundle.folder), str(folder)]
     program += [json.dumps(changes), json.dumps(ports)]
-    devices = [FakeDevice(number, f"127.0.0.1:{ports['grpc_port']}", LAYOUT) for number in range(3)]
+    devices = [FakeDevice(number, f"127.0.0.1:{ports['grpc_port']}", bundle.layout) for number in range(3)]
     threads = [threading.Thread(target=device.session, args=(90.0,)) for device in devices]
     for thread in threads:
         thread.start()
