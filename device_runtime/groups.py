@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from .local_update import Batch, Direction
 
-GROUP_S = 0.05
+GROUP_S = 0.1
+MOST_GROWTH = 16  # from one group to the next
 MOST_ENTRY_BYTES = 16 * 2**20  # of hidden states held for a step; beyond it, a step is one group
 
 
@@ -52,9 +53,9 @@ class Between:
     directions: int = 1  # of the next group, learned from the last
 
     def learn(self, directions: int, took_s: float) -> None:
-        """Aims at GROUP_S, at most four times as many directions as before."""
-        fitting = int(directions * GROUP_S / took_s) if took_s > 0 else 4 * directions
-        self.directions = max(1, min(fitting, 4 * directions))
+        """Aims at GROUP_S."""
+        most = MOST_GROWTH * directions
+        self.directions = max(1, min(int(directions * GROUP_S / took_s), most)) if took_s > 0 else most
 
 
 def measure_in_groups(

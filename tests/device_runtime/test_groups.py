@@ -91,10 +91,10 @@ def test_groups_grow_to_the_time_that_one_should_take(engine: Engine) -> None:
     batches = engine.private_examples(lambda names: toy_examples()).train.batches(range(8))
     measured = Counting(engine, direction_s=GROUP_S / 10.5)
     measured.all_of(plain(48), batches)
-    assert measured.sizes == [1, 4, 10, 10, 10, 10, 3]
+    assert measured.sizes == [1, 10, 10, 10, 10, 7]
     measured = Counting(engine, direction_s=0.0)  # a clock too coarse to see anything
     measured.all_of(plain(25), batches)
-    assert measured.sizes == [1, 4, 16, 4]
+    assert measured.sizes == [1, 16, 8]
 
 
 def test_a_step_whose_states_would_not_fit_is_one_group(
