@@ -120,6 +120,11 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
     labels = torch.zeros(batch, dtype=torch.int64)
     shapes = ({1: tokens}, {1: tokens}, None, *([tuple(None for _ in tensors)] if tensors else []))
     yield "head", network.head, (hidden, real.float(), labels, *tensors), shapes
+    gradient = network.head_gradient(batch)
+    if gradient is not None:
+        targets = torch.zeros(batch, len(tensors[gradient.bias]))
+        given = (hidden, real.float(), torch.zeros(batch, 1), targets, *tensors)
+        yield "head_gradient", gradient, given, ({1: tokens}, {1: tokens}, None, None, (None, None))
 
 
 def _varying(long: torch.Size, short: torch.Size, tokens: Any) -> dict[int, Any]:

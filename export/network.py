@@ -13,6 +13,7 @@ from export.adapters import Adapter
 from export.adapters.kinds import adapter_kind
 from export.embedding import Embed
 from export.families import PREFIXES, Family, Modules, Rules, family_of, language_root
+from export.head_gradient import HeadGradient
 from export.segments import Auxiliary, Head, Segment, cut
 from export.source import Source, Weights
 from export.tasks import Task
@@ -90,6 +91,11 @@ class Network:
     def head(self) -> Head | TokenHead:
         """The method `head` as a module, which is the task."""
         return self._head(self._family)
+
+    def head_gradient(self, batch_examples: int) -> HeadGradient | None:
+        """The method `head_gradient` as a module; None where the head is no linear layer of the adapter's."""
+        head = self.head
+        return None if head.task.linear is None else HeadGradient(head.task, head.project, batch_examples)
 
     def embed(self) -> Embed:
         """The method `embed` as a module."""

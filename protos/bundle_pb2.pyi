@@ -473,6 +473,9 @@ class Chain(_message.Message):
         frozen part, for ChainFed's global loss; only where the adapter kind has it (bottleneck)
       head(hidden, attention_mask float32 [B,T], labels int64 [B], adapter tensors of segment K in layout order)
         -> (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])
+      head_gradient(hidden, attention_mask float32 [B,T], w float32 [B,1], w * onehot(label) float32 [B,C], adapter tensors of
+        segment K in layout order) -> the gradient of sum_b w_b loss_b by each of these tensors; only where the head is one
+        linear layer that the adapter owns (sequence_classification)
     With head_tokens N > 0 (causal_lm) `head` takes the hidden states of N tokens that have a target, from any rows of a
     batch, and is run as often as a batch has such tokens: no more than N rows of logits over the vocabulary ever exist.
       head(hidden float32 [N,D], targets int64 [N], adapter tensors of segment K in layout order)

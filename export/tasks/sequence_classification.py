@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from device_runtime.errors import BundleError
-from export.tasks import Task, cross_entropy
+from export.tasks import Task, cross_entropy, linear_logits
 from export.tasks.pooling import Pooling
 
 # The names that PEFT gives a classifier listed in modules_to_save.
@@ -35,6 +35,8 @@ class SequenceClassification(Task):
         self.hidden_size = hidden_size
         self.adapter_shapes: dict[str, tuple[int, ...]] = {WEIGHT: (classes, hidden_size), BIAS: (classes,)}
 
+    linear = (WEIGHT, BIAS)
+
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Transformers' start of a new head: bias zero, weight normal with deviation 0.02."""
         if name == BIAS:
@@ -50,10 +52,13 @@ class SequenceClassification(Task):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """float32 [B,T,D], float32 [B,T], int64 [B] → float32: loss [B], count [B], logits [B,C]."""
         batch = hidden.shape[0]
-        pooled = self.pooling(hidden, attention_mask).view(1, batch, self.hidden_size)
-        weight = adapter[WEIGHT].view(1, *self.adapter_shapes[WEIGHT]).permute(0, 2, 1)
-        logits = (torch.bmm(pooled, weight) + adapter[BIAS]).view(batch, -1)
+        logits = linear_logits(self.features(hidden, attention_mask), adapter[WEIGHT], adapter[BIAS])
+        logits = logits.view(batch, -1)
         return cross_entropy(logits, labels), torch.ones(batch), logits
+
+    def features(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The pooled texts."""
+        return self.pooling(hidden, attention_mask).view(1, hidden.shape[0], self.hidden_size)
 
     def condensed(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor

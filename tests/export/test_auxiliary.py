@@ -24,7 +24,15 @@ def bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 def test_the_program_has_a_branch_for_every_segment(bundle: Bundle) -> None:
     methods = {method.name: method for method in bundle.manifest.chain.methods}
-    assert list(methods) == ["embed", "segment_0", "auxiliary_0", "segment_1", "auxiliary_1", "head"]
+    assert list(methods) == [
+        "embed",
+        "segment_0",
+        "auxiliary_0",
+        "segment_1",
+        "auxiliary_1",
+        "head",
+        "head_gradient",
+    ]
     for k in range(2):
         branch = methods[f"auxiliary_{k}"]
         assert (branch.delegates, list(branch.undelegated_operators)) == (1, [])

@@ -20,7 +20,7 @@ from export.model import Model, build
 from export.precision import WordTable, quantised
 from export.writer import Options, describe, write_bundle
 from tests.export.language_models import LANGUAGE_MODELS, save_language_model
-from tests.export.test_program import EMBED_OPERATORS, HEAD_OPERATORS
+from tests.export.test_program import EMBED_OPERATORS, GRADIENT_OPERATORS, HEAD_OPERATORS
 
 CALIBRATION = Path(__file__).parents[2] / "cooperllm" / "data" / "public.tsv"
 
@@ -50,10 +50,11 @@ def measured(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 def check_delegates(bundle: Bundle, embedding: str) -> None:
     embed = EMBED_OPERATORS - {"aten::embedding"} | {f"quantized_decomposed::{embedding}"}
+    allowed = {"embed": embed, "head": HEAD_OPERATORS, "head_gradient": GRADIENT_OPERATORS}
     for method in bundle.manifest.chain.methods:
         outside = {name.split(".")[0] for name in method.undelegated_operators}
         assert method.delegates == 1, method.name
-        assert outside == {"embed": embed, "head": HEAD_OPERATORS}.get(method.name, set())
+        assert outside == allowed.get(method.name, set())
 
 
 def test_int8_is_one_delegate_a_segment_and_small(measured: Bundle) -> None:

@@ -30,6 +30,7 @@ HEAD_OPERATORS = {
     "aten::full", "aten::sum", "executorch_prim::et_view", "aten::_log_softmax", "aten::gather",
     "aten::squeeze_copy", "aten::neg",
 }  # fmt: skip
+GRADIENT_OPERATORS = {"aten::sum"}  # over the mask, for the mean
 
 
 @dataclasses.dataclass
@@ -94,10 +95,11 @@ def check_rounding(chain: Chain, source: Path) -> None:
 
 def check_delegates(bundle: Bundle) -> None:
     """Each method one delegate; outside it what is documented above."""
+    allowed = {"embed": EMBED_OPERATORS, "head": HEAD_OPERATORS, "head_gradient": GRADIENT_OPERATORS}
     for method in bundle.manifest.chain.methods:
         outside = {name.split(".")[0] for name in method.undelegated_operators}
         assert method.delegates == 1, method.name
-        assert outside == {"embed": EMBED_OPERATORS, "head": HEAD_OPERATORS}.get(method.name, set())
+        assert outside == allowed.get(method.name, set())
 
 
 def test_equals_transformers_and_peft(chain: Chain, tiny_source: Path) -> None:
@@ -106,7 +108,7 @@ def test_equals_transformers_and_peft(chain: Chain, tiny_source: Path) -> None:
 
 def test_one_delegate_each(tiny_bundle: Bundle) -> None:
     names = [method.name for method in tiny_bundle.manifest.chain.methods]
-    assert names == ["embed", "segment_0", "segment_1", "head"]
+    assert names == ["embed", "segment_0", "segment_1", "head", "head_gradient"]
     check_delegates(tiny_bundle)
 
 
@@ -164,6 +166,23 @@ def test_gradient_agrees_with_projected_gradients(chain: Chain, tiny_source: Pat
     assert error < 1e-2
 
 
+def test_the_heads_gradient_is_autograds(chain: Chain, tiny_source: Path) -> None:
+    model = build(chain.bundle.manifest, str(tiny_source))
+    adapter = random_adapter(chain.bundle, 9)
+    model.load_adapter(adapter.numpy())
+    ids, mask, labels = ragged_batch(chain.bundle, 24, 9)
+    weights = np.array([1.0, 0.5, 2.0, 0.0])
+    _, gradient = model.gradient(ArrayBatch(ids.numpy(), mask.numpy(), labels.numpy(), weights))
+    column = torch.tensor(weights, dtype=torch.float32).view(-1, 1)
+    targets = column * torch.nn.functional.one_hot(labels, len(chain.bundle.class_names))
+    found = chain.head_gradient(adapter, ids, mask, column, targets)
+    head = chain.bundle.layout.segment_tensors(chain.bundle.manifest.chain.segments)
+    for tensor, by_tensor in zip(head, found, strict=True):
+        wanted = torch.from_numpy(gradient[tensor.span]).view(tensor.shape) * weights.sum()
+        torch.testing.assert_close(by_tensor, wanted, atol=1e-5, rtol=1e-4)
+        assert wanted.abs().max() > 0.01
+
+
 @pytest.mark.ci
 def test_minilm_equals_transformers_and_peft(tmp_path: Path) -> None:
     bundle = write_bundle(Options(class_names=tuple("abcdefg")), tmp_path / "minilm")
@@ -181,7 +200,12 @@ def test_one_segment_and_first_token_pooling(tiny_source: Path, tmp_path: Path) 
         target_modules=("query", "key", "value", "dense"),
     )  # fmt: skip
     bundle = write_bundle(options, tmp_path / "one")
-    assert [method.name for method in bundle.manifest.chain.methods] == ["embed", "segment_0", "head"]
+    assert [method.name for method in bundle.manifest.chain.methods] == [
+        "embed",
+        "segment_0",
+        "head",
+        "head_gradient",
+    ]
     # First-token pooling reads one hidden state: there is no sum over the mask.
     chain = Chain(bundle)
     adapter = random_adapter(bundle, 3, 0.1)
