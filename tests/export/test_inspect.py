@@ -14,7 +14,7 @@ import pytest
 
 from device_runtime.bundle import Bundle
 from device_runtime.zo.layout import Layout
-from export.inspect import add_arguments, amount, describe, outside, run
+from export.inspect import add_arguments, amount, chain_methods, describe, outside, run
 from export.outside import UNEXPECTED, reason
 from export.picture import draw
 from protos import bundle_pb2
@@ -94,10 +94,10 @@ def test_fidelity_and_methods_beside_the_chain(tiny_bundle: Bundle) -> None:
         f"{'0.01':>10}{'0.9950':>10}{'0.9910':>10}  <- least error"
     ]
     assert any(line.startswith("auxiliary_0 ") for line in lines)
-    flops = sum(method.flops for method in tiny_bundle.manifest.chain.methods)
+    flops = sum(method.flops for method in chain_methods(tiny_bundle))
     assert any(amount(flops, "FLOPs") in line for line in lines if line.startswith("one forward"))
     drawn = draw(changed)
-    assert "1 methods beside the chain" in drawn
+    assert "2 methods beside the chain" in drawn
     assert ">auxiliary_0<" not in drawn
     without = describe(tiny_bundle, layout=True)
     assert "fidelity: not measured" in without
