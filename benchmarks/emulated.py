@@ -1,4 +1,4 @@
-"""Runs Python programs and tests of this checkout, here and on the emulated arm64 machine of scripts/emulator."""
+"""Runs programs and tests of this checkout, here and on the emulated arm64 machine of scripts/emulator."""
 
 from __future__ import annotations
 
@@ -76,12 +76,6 @@ class Emulator(Machine):
     def launcher(self) -> str:
         """A program that runs any arm64 program."""
         return str(self.folder / "run")
-
-    @property
-    def core_files(self) -> list[Path]:
-        """The core and the libraries that it needs."""
-        core = self.folder / "core" / "device_runtime" / "core"
-        return [*core.glob("_core*.so"), *sorted(core.glob("lib/*.so*"))]
 
 
 def set_up() -> Emulator:

@@ -38,7 +38,7 @@ def sha256(values: NDArray[Any]) -> str:
 
 
 def random_kernels() -> dict[str, Any]:
-    """Hashes of what every kernel makes of random cases with guides and a scale, of 200,000 parameters.
+    """Hashes of what the kernels make of random cases with guides and a scale, 200,000 parameters; and sizes.
 
     The cases are drawn as integers, because NumPy's normal numbers go through the C library's logarithm.
     """
@@ -76,7 +76,10 @@ def random_kernels() -> dict[str, Any]:
         made[f"direction {number} restored"] = sha256(moved) == sha256(adapter)
     update = Update(EPSILON, 77, directions, (1e-3, -2e-3, 5e-4), (Guide(guides[1].values, 1e-3),))
     clamped = kernels.apply_update(adapter, layout, update)
-    return made | {"update": sha256(adapter), "clamped": clamped}
+    made |= {"update": sha256(adapter), "clamped": clamped}
+    module = Path(str(_core.__file__))
+    libraries = [file.stat().st_size for file in module.parent.glob("lib/*.so*")]
+    return {"results": made, "core_bytes": module.stat().st_size, "libraries_bytes": sum(libraries)}
 
 
 def step(folder: str, tokens: int, count: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The core on emulated arm64: golden files and kernels bit for bit, its own tests, losses beside this machine's."""
+"""The core on emulated arm64: kernels bit for bit, the core's own tests, losses beside this machine's."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_kernels_are_those_of_this_machine_bit_for_bit(emulator: Emulator) -> No
     there, here = (machine.ask(PROGRAM, "kernels", timeout_s=300) for machine in (emulator, NATIVE))
     assert there.pop("machine") == "aarch64"
     assert there.pop("instructions") == "baseline"
-    assert {name: here[name] for name in there} == there
-    assert all(there[name] is True for name in there if name.endswith("restored"))
+    assert there["results"] == here["results"]
+    assert all(value is True for name, value in there["results"].items() if name.endswith("restored"))
 
 
 def test_losses_are_those_of_this_machine(emulator: Emulator, emulated_bundle: Path) -> None:
