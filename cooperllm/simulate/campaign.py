@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from cooperllm.simulate import bounds, folder, material, shards
+from cooperllm.simulate import bounds, folder, material, shards, stages
 from cooperllm.simulate.federation import Federation, Plan
 from cooperllm.simulate.ledger import SERVICE, device_name
 from cooperllm.simulate.live import View
@@ -65,6 +65,7 @@ def simulate(settings: Settings, view: View) -> Outcome:
         ],
         compared=sum(len(row.device_sha256) for run in runs.values() for row in run.rows),
         adapter_sha256=[runs["cooperllm", seed].rows[-1].adapter_sha256 for seed in settings.seeds],
+        chains=[stages.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
         refusals=[line for run in runs.values() for line in run.refusals],
         duration_s=time.monotonic() - started_s,
     )
@@ -73,7 +74,7 @@ def simulate(settings: Settings, view: View) -> Outcome:
 def _bundle(settings: Settings, class_names: Sequence[str], view: View) -> Bundle:
     if settings.bundle is None:
         view.say("Bundle: looking in the cache, exporting if it is not there (about a minute, once)")
-        path, _ = exported_bundle(settings.model, class_names)
+        path, _ = exported_bundle(settings.model, class_names, settings.adapter)
         return Bundle.open(path)
     bundle = Bundle.open(settings.bundle)
     if bundle.known_labels is not None and not set(class_names) <= set(bundle.known_labels):
@@ -145,7 +146,7 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
     devices = ledger.devices.values()
     return Run(
         rows=round_rows(rounds, variant, seed, ledger),
-        spans=[*ledger.spans, *round_spans(rounds)],
+        spans=[*ledger.spans, *round_spans(rounds), *stages.spans(rounds)],
         unequal=ledger.unequal(),
         refusals=ledger.refusals,
         final=service.final_adapter(bundle.layout),

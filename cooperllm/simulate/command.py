@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument("--devices", type=int, default=8, metavar="N", help="device processes (default 8)")
     learning.add_argument("--rounds", type=int, metavar="N", help="rounds")
     learning.add_argument(
-        "--estimator", choices=("isotropic", "zgr", "fedspzo"), help="how directions are chosen"
+        "--estimator", choices=("isotropic", "zgr", "fedspzo", "chainfed"), help="how directions are chosen"
     )
     learning.add_argument("--job", type=Path, metavar="FILE", help="a TOML file with any settings of a job")
     learning.add_argument(

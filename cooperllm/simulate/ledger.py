@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cooperllm.simulate.processes import Event
 from cooperllm.simulate.timeline import Span
@@ -49,6 +51,7 @@ class Ledger:
         self.sha256_by_version: dict[int, str] = {}
         self.scores: dict[int, Score] = {}
         self.spans: list[Span] = []
+        self.stage: Mapping[str, Any] | None = None  # of a chain, as the service tells it
         self.refusals: list[str] = []
         self.cloud_finished = False
         self.failure = ""
@@ -98,6 +101,7 @@ class Ledger:
             return
         job = event.body["job"]
         self.cloud_finished, self.failure = job["status"] == "finished", str(job["detail"])
+        self.stage = job.get("stage")
         if job["version"] is not None:
             self.sha256_by_version[int(job["version"])] = str(job["adapter_sha256"])
         for found in event.body["versions"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cooperllm.simulate.ledger import Ledger
 from cooperllm.simulate.report import bytes_text
+from cooperllm.simulate.stages import words
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -73,7 +74,7 @@ class Lines:
             score, (down, up) = self._ledger.scores[version], traffic(self._ledger)
             self.say(
                 f"  {self._title}: round {version}/{self._ledger.rounds}, accuracy {score.accuracy:.1%}, "
-                f"loss {score.loss:.3f}, {bytes_text(down)} down, {bytes_text(up)} up"
+                f"loss {score.loss:.3f}, {bytes_text(down)} down, {bytes_text(up)} up{_stage(self._ledger)}"
             )
 
     def end(self) -> None:
@@ -137,7 +138,7 @@ def picture(title: str, ledger: Ledger, elapsed_s: float) -> Group:
     head.add_row(
         Text(title, style="bold"),
         ProgressBar(total=ledger.rounds, completed=done, width=28),
-        f"round {done}/{ledger.rounds}",
+        f"round {done}/{ledger.rounds}{_stage(ledger)}",
         f"{elapsed_s:.0f} s",
         Text(
             "" if score is None else f"accuracy {score.accuracy:.1%}  loss {score.loss:.3f}",
@@ -157,6 +158,10 @@ def picture(title: str, ledger: Ledger, elapsed_s: float) -> Group:
             bytes_text(device.uplink_bytes),
         )
     return Group(head, table)
+
+
+def _stage(ledger: Ledger) -> str:
+    return f", {words(ledger.stage)}" if ledger.stage else ""
 
 
 PHASE_STYLES: dict[str, str] = {

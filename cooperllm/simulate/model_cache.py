@@ -27,7 +27,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cooperllm"
 
 
-def export_arguments(model: str, class_names: Sequence[str], max_tokens: int = MAX_TOKENS) -> list[str]:
+def export_arguments(
+    model: str, class_names: Sequence[str], max_tokens: int = MAX_TOKENS, adapter: str = ""
+) -> list[str]:
     """Write the `cooperllm export` command line of a simulation, without its output folder.
 
     Raises InputError when a class name cannot stand in it: show it, rename the class.
@@ -36,13 +38,15 @@ def export_arguments(model: str, class_names: Sequence[str], max_tokens: int = M
         if "," in name:
             raise InputError(f'the class "{name}" has a comma in its name; rename it in the data')
     chosen = ["--model", model] if model else []
+    chosen += ["--adapter", adapter] if adapter else []
     # float32, not measured: a simulation's devices have the memory, and its first run should not wait.
     precision = ["--precision", "fp32", "--fidelity-directions", "0"]
     return [*chosen, "--classes", ",".join(class_names), "--max-tokens", str(max_tokens), *precision]
 
 
-def exported_bundle(model: str, class_names: Sequence[str]) -> tuple[Path, bool]:
-    """Return the folder of the bundle, and whether it had to be exported now.
+def exported_bundle(model: str, class_names: Sequence[str], adapter: str = "") -> tuple[Path, bool]:
+    """Return the folder of the bundle, and whether it had to be exported now; `adapter` is its kind, "" for
+    the exporter's default.
 
     The export runs in a process of its own, so that torch's memory is given back before the devices start.
     What is in the cache is named by everything that decides its content, and is checked before use; a
@@ -50,7 +54,7 @@ def exported_bundle(model: str, class_names: Sequence[str]) -> tuple[Path, bool]
 
     Raises CooperLLMError with what the export said: show it.
     """
-    arguments = export_arguments(model, class_names)
+    arguments = export_arguments(model, class_names, adapter=adapter)
     folder = cache_folder() / "bundles" / _key(model, arguments)
     if folder.exists():
         try:

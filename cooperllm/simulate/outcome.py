@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cooperllm.simulate import stages
 from cooperllm.simulate.records import Curve, Figure, RoundRow
 from cooperllm.simulate.rounds import FinalAdapter
 from cooperllm.simulate.timeline import Span
@@ -62,6 +63,7 @@ class Outcome:
     adapter_sha256: Sequence[str]
     refusals: Sequence[str]
     duration_s: float
+    chains: Sequence[Mapping[str, Any] | None] = ()  # of each seed's run; None without a chain
 
     def lines(self) -> list[str]:
         """The result for people."""
@@ -70,6 +72,8 @@ class Outcome:
             spread = "" if figure.spread is None else f" ± {100 * figure.spread:.1f}"
             lines.append(f"{figure.name:>26}  {100 * figure.mean:5.1f} %{spread}   {figure.explanation}")
         lines.append("")
+        for chain in self.chains:
+            lines += stages.lines(chain) if chain else []
         if self.unequal:
             lines += [f"NOT EQUAL: {line}" for line in self.unequal]
         else:
@@ -92,6 +96,7 @@ class Outcome:
             "adapter_sha256": list(self.adapter_sha256),
             "refusals": list(self.refusals),
             "duration_s": self.duration_s,
+            **({"chain": list(self.chains)} if any(self.chains) else {}),
         }
 
 

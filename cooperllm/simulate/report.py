@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from cooperllm.simulate import plots
+from cooperllm.simulate import plots, stages
 from cooperllm.simulate.records import Curve, Figure, RoundRow, total_bytes
 
 FILES: dict[str, str] = {
@@ -59,6 +59,7 @@ def render(findings: Findings, folder: Path) -> str:
         figures_note=_figures_note(findings.figures),
         accuracy=_picture(findings, "accuracy"),
         loss=_picture(findings, "loss"),
+        stages=_stages(findings.rows),
         equality=_equality(findings.rows),
         traffic=_traffic(findings.rows),
         time=_time(findings.busy_s),
@@ -152,6 +153,16 @@ def _equality(rows: Sequence[RoundRow]) -> str:
         f'<p class="good"><b>All {compared} device copies of {len(rows)} versions have the cloud\'s SHA-256, '
         f"bit for bit.</b></p>{last}"
     )
+
+
+def _stages(rows: Sequence[RoundRow]) -> str:
+    """The section about a chain, of the first seed's run; nothing without one."""
+    chain = stages.summary([row for row in rows if row.seed == rows[0].seed])
+    if chain is None:
+        return ""
+    start, *told = map(escape, stages.lines(chain))
+    items = "".join(f"<tr><td>{line.strip()}</td></tr>" for line in told)
+    return f"<section><h2>Stages of the chain</h2><p>{start}</p><table>{items}</table></section>"
 
 
 def _traffic(rows: Sequence[RoundRow]) -> str:

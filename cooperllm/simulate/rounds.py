@@ -98,6 +98,7 @@ def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger:
                 downlink_bytes={kind: size for kind, size in moved.items() if kind not in UPLINK_KINDS},
                 uplink_bytes={kind: size for kind, size in moved.items() if kind in UPLINK_KINDS},
                 diagnostics=found["diagnostics"],
+                stage=found["stage"],
             )
         )
     return rows

@@ -61,6 +61,11 @@ class Settings:
         if not self.seeds or min(self.seeds) < 0:
             raise OptionError("--seed, --seeds: use whole numbers from 0, and at least one seed")
 
+    @property
+    def adapter(self) -> str:
+        """The adapter kind of a bundle that is exported for this: a chain's global loss needs bottlenecks."""
+        return "bottleneck" if self.job.get("estimator") == "chainfed" else ""
+
     def job_for(self, variant: str, seed: int, bundle: Path, public: Path, evaluation: Path) -> Job:
         """Make the job of one run. Raises OptionError that names the setting: show it, correct it."""
         table = {
@@ -102,8 +107,8 @@ def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, An
                 )
         table.update(given)
     table.update({name: value for name, value in options.items() if value is not None})
-    if table.get("estimator") == "fedspzo":
-        table.setdefault("active_segments", "all")  # two blocks need more than a head
+    if table.get("estimator") in ("fedspzo", "chainfed"):
+        table.setdefault("active_segments", "all")  # two blocks, or a window, need more than a head
     return table
 
 

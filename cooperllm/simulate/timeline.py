@@ -32,7 +32,8 @@ class Span:
     @property
     def lane(self) -> str:
         """The row of the trace in which the span is drawn."""
-        return LANES.get(self.name, self.name)
+        word = self.name.partition(" ")[0]  # "stage 1/4: segments 0-1" is drawn with the other stages
+        return LANES.get(word, word)
 
 
 def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
