@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from protos import federation_pb2 as pb
 
@@ -40,6 +40,9 @@ from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
 from .stretches import Stretches
 from .tasks import Finding, account_changes, permit, report_of
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 PROTOCOL_VERSION = 1
 LOST_PAUSE_S = 1.0
@@ -98,6 +101,7 @@ class Session:
         self._stretches = Stretches(watch or Watch(), self._journal, store, gauss, pause, clock)
         self._enrolled = False
         self._private: PrivateExamples | None = None
+        self._private_of: Engine | None = None
         self._guessed_examples: int | None = None  # until a bundle says which labels count
 
     def turn(self) -> Outcome:
@@ -119,7 +123,7 @@ class Session:
         """Asks the source anew at the next check-in, and lets go of all that was kept of the examples."""
         if self._private is not None:
             self._private.close()
-        self._private = self._guessed_examples = None
+        self._private = self._private_of = self._guessed_examples = None
 
     def _turn(self) -> Outcome:
         if not self._enrolled:
@@ -206,8 +210,9 @@ class Session:
         journal = self._journal
         start_ms = journal.phase("fetch")
         engine = self._holdings.load(task.bundle_sha256.hex())
-        if self._private is None:
-            self._private = engine.private_examples(self._source)
+        if self._private is None or self._private_of is not engine:
+            self.forget_examples()  # another bundle has tokens, classes and hidden states of its own
+            self._private, self._private_of = engine.private_examples(self._source), engine
         journal.span("fetch", start_ms)
         if not self._reach(task.update):
             return None

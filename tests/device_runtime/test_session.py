@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,3 +186,22 @@ def test_one_evaluation_a_round_may_be_repeated_but_not_of_another_adapter(world
     other = world.snapshot(toy_adapter(world.bundle.layout, seed=4), 2)
     world.turn(world.task(3, other, evaluate=pb.EvaluateTask()))
     assert world.status == "REFUSED_DISCLOSURE_BUDGET"
+
+
+def test_another_bundle_sees_the_examples_with_its_own_classes(world: World) -> None:
+    world.turn(world.task(evaluate=pb.EvaluateTask()))
+    other = world.folder / "other"
+    shutil.copytree(world.bundle.folder, other)
+    fields = json.loads((other / "manifest.json").read_text())
+    fields["task"]["class_names"].reverse()
+    (other / "manifest.json").write_text(json.dumps(fields))
+    reply = world.task(2, evaluate=pb.EvaluateTask())
+    reply.task.bundle_sha256 = world.cloud.serve_folder(other)
+    world.turn(reply)
+    first, second = (report.evaluation for report in world.cloud.reports)
+    assert first.count == second.count
+    fresh = world.engine.private_examples(lambda names: world.examples).held_out
+    loss_sum, count, correct = world.engine.evaluate(fresh.batches(range(len(fresh))))
+    assert (second.count, second.correct) == (count, correct)
+    assert second.loss == pytest.approx(loss_sum / count)
+    assert second.loss != pytest.approx(first.loss)
