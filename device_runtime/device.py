@@ -1,8 +1,9 @@
-"""Taking part from inside an app: one object, six verbs.
+"""Taking part from inside an app: one object, seven verbs.
 
     device = Device(server="cloud.example:50051", store=app_folder, examples=my_examples)
     device.schedule(interval_s=3600)          # in the background; or run_once(), or run_until_finished()
     device.predict(["wake me at seven"])      # with what has been learned so far, without a network
+    device.personalise()                      # learns for itself alone; then predict(texts, private=True)
     device.stop()
     device.forget()                           # deletes key, adapter, bundle and account
 
@@ -17,24 +18,24 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .budget import Budget
 from .conditions import Conditions, LinuxConditions
 from .engine import Engine
-from .errors import BundleError, CooperLLMError, NotEnoughExamples, Stopped
+from .errors import BundleError, CooperLLMError, OptionError, Stopped
 from .examples import Example
 from .holdings import Holdings
 from .identity import Identity
 from .journal import Event
+from .learned import Evaluation, Prediction, evaluation, predictions
 from .limits import Limits, Watch
-from .local_update import evaluate
+from .offline import Offline
+from .personal import Personal, Personalised, Practice, applied, personalise
 from .private_examples import MOST_STATE_BYTES, FileSource
 from .retry import Retry
 from .session import Outcome, Session
@@ -50,33 +51,16 @@ strictly.
 """
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of a text, and the probability of every class (they add up to 1)."""
-
-    label: str
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean loss in nats and share of right answers over `count` examples."""
-
-    loss: float
-    accuracy: float
-    count: int
-
-
 class Device:
     """One participant. Use it in a `with` block, or close() it.
 
-    `server` is HOST:PORT; `store` a folder of its own; `artifacts_url` overrides where the service says its
-    artifacts are. With `tls` everything is encrypted (`ca_file`: PEM of a private authority). `token` is for
-    services that ask for one. `limits` bound memory and time and name conditions under which alone the device
-    works (see limits.py), about which `conditions` is asked; on Linux it needs not be given. `eligible()` is
-    the app's own word, asked before every turn. `on_event` gets every event (see session.py), in the thread
-    that works. Hidden states that are kept from task to task take up to `max_state_bytes` of memory; more of
-    them go to a nameless file in the store.
+    `server` is HOST:PORT, None for a device that only uses what it holds; `store` a folder of its own;
+    `artifacts_url` overrides where the service says its artifacts are. With `tls` everything is encrypted
+    (`ca_file`: PEM of a private authority). `token` is for services that ask for one. `limits` bound memory
+    and time and name conditions under which alone the device works (see limits.py), about which `conditions`
+    is asked; on Linux it needs not be given. `eligible()` is the app's own word, asked before every turn.
+    `on_event` gets every event (see session.py), in the thread that works. Hidden states that are kept from
+    task to task take up to `max_state_bytes` of memory; more of them go to a nameless file in the store.
 
     Raises StoreInUse or StoreError when the folder cannot be used, OptionError for an address that is none.
     """
@@ -84,7 +68,7 @@ class Device:
     def __init__(
         self,
         *,
-        server: str,
+        server: str | None,
         store: str | Path,
         examples: ExampleSource,
         artifacts_url: str = "",
@@ -105,11 +89,13 @@ class Device:
         self._budget, self._on_event, self._max_state_bytes = budget, on_event, max_state_bytes
         self._limits = limits or Limits()
         self._watch = Watch(self._limits, conditions or LinuxConditions())
-        self._stopping = threading.Event()
+        self._stopping, self._working = threading.Event(), threading.RLock()
         self._thread: threading.Thread | None = None
         retry = retry or Retry(sleep=self._pause)
 
-        def connect(identity: Identity) -> Transport:
+        def connect(identity: Identity) -> Transport | Offline:
+            if server is None:
+                return Offline()
             return Transport(server, identity, artifacts_url, tls, ca_file, token, name, retry=retry)
 
         self._connect = connect
@@ -144,7 +130,8 @@ class Device:
         )
 
     def _make_engine(self, bundle: Bundle) -> Engine:
-        return Engine(bundle, self._threads, self._max_state_bytes, self._store.folder)
+        limit = self._limits.max_memory_bytes
+        return Engine(bundle, self._threads, self._max_state_bytes, self._store.folder, limit)
 
     # --- taking part ----------------------------------------------------------------------------------------
 
@@ -172,7 +159,8 @@ class Device:
         if not self._eligible():
             return Outcome(wait_s=60.0)
         try:
-            return self._session.turn()
+            with self._working:
+                return self._session.turn()
         except Stopped:
             if self._stopping.is_set() or not self._watch.time_is_up:
                 raise
@@ -223,37 +211,64 @@ class Device:
 
     # --- using what was learned -----------------------------------------------------------------------------
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The classes of texts, by the adapter version that the device holds. Waits for a computation under
-        way.
+    def predict(self, texts: Sequence[str], private: bool = False) -> list[Prediction]:
+        """The classes of texts, by the adapter version that the device holds, or by its private adapter.
+        Waits for a computation under way.
 
         Raises BundleError while the device holds no bundle: run_once() fetches it with the first task.
+        OptionError for a private adapter where nothing was personalised.
         """
         engine = self._engine()
-        names = engine.bundle.class_names
-        predictions = []
-        for logits in engine.classify(list(texts)):
-            shifted = np.exp(logits.astype(np.float64) - logits.max())
-            probabilities = shifted / shifted.sum()
-            named = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
-            predictions.append(Prediction(names[int(np.argmax(logits))], named))
-        return predictions
+        with self._adapter(engine, private):
+            return predictions(engine, texts)
 
-    def evaluate(self, examples: Iterable[Example] | None = None) -> Evaluation:
+    def evaluate(self, examples: Iterable[Example] | None = None, private: bool = False) -> Evaluation:
         """Loss and accuracy on these examples, or on the tenth of its own that the device holds out.
 
-        The numbers stay here. Raises BundleError as predict does, and NotEnoughExamples when there are none.
+        The numbers stay here. Raises as predict does, and NotEnoughExamples when there are none.
         """
         engine = self._engine()
         if examples is None:
             measured = engine.private_examples(self._source).held_out
         else:
             measured = engine.example_set(examples)
-        if not len(measured):
-            raise NotEnoughExamples("no example with a known label to evaluate on: give some")
-        with engine.lock:
-            found = evaluate(engine, measured)
-        return Evaluation(found.loss, found.correct / found.count, found.count)
+        with self._adapter(engine, private):
+            return evaluation(engine, measured)
+
+    def personalise(self, practice: Practice | None = None) -> Personalised:
+        """Learns from this device's examples alone, for this device alone: see personal.py. Nothing of it is
+        ever reported, and the shared adapter stays as it is.
+
+        Waits for a turn under way; max_duration_s and the conditions of `limits` end it early. Raises
+        NotEnoughExamples, BundleError, OptionError, LossNotFinite or Stopped.
+        """
+        with self._working:
+            engine = self._engine()
+            self._watch.begin_session()
+            before = Personal.from_bytes(self._store.read_personal(), engine.bundle.sha256)
+            private = engine.private_examples(self._source)
+            try:
+                after, found = personalise(engine, private, before, practice or Practice(), self._watch.go_on)
+            finally:
+                private.close()
+            if found.kept:
+                self._store.write_personal(after.to_bytes())
+            return found
+
+    def forget_personal(self) -> None:
+        """Deletes what personalising changed, and nothing else."""
+        self._store.forget_personal()
+
+    @contextmanager
+    def _adapter(self, engine: Engine, private: bool) -> Iterator[None]:
+        if not private:
+            yield
+            return
+        personal = Personal.from_bytes(self._store.read_personal(), engine.bundle.sha256)
+        if personal is None:
+            raise OptionError("nothing was personalised with this bundle yet: personalise first")
+        with applied(engine, personal):
+            yield
 
     def forget(self) -> None:
         """Stops, and deletes everything that was stored: key, adapter, bundle, guides, account of

@@ -28,6 +28,7 @@ from .errors import (
 from .examples import Example
 from .guides import Slices
 from .local_update import Batch, Direction, Measurement
+from .memory import left_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Engine:
     A segment's weights are loaded when it first runs. Hidden states of private examples take up to
     `max_state_bytes` of memory, then a file in `state_folder`; see private_examples.py.
 
-    Raises ProgramError when the program cannot be loaded: export the bundle again with the pinned ExecuTorch.
+    Raises ProgramError when the program cannot be loaded: export the bundle again with the pinned ExecuTorch;
+    BundleTooLarge where it needs more than `max_memory_bytes` (see memory.py).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         threads: int = 1,
         max_state_bytes: int = MOST_STATE_BYTES,
         state_folder: Path | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
         from . import core
         from .text import Tokenizer
@@ -82,6 +85,9 @@ class Engine:
                 chain.head_tokens,
                 chain.vocabulary,
             )
+        if max_memory_bytes is not None:
+            left = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
+            self._max_state_bytes = min(max_state_bytes, left)
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
 

@@ -7,6 +7,7 @@
     |   +-- ExamplesError              a data file; carries path and line number
     |   +-- BundleError                a bundle's file is missing, truncated or altered
     |   |   +-- BundleVersionError     the bundle is of a format this release does not read
+    |   |   +-- BundleTooLarge         it takes more memory than this device allows
     |   |   +-- LayoutMismatch         the adapter is not of the layout that it claims
     |   +-- PortInUse                  another process listens where the service should
     |
@@ -91,6 +92,12 @@ class BundleError(InputError):
 class BundleVersionError(BundleError):
     """The bundle has a format that this release does not read. Update CooperLLM, or export the bundle with
     this one.
+    """
+
+
+class BundleTooLarge(BundleError):
+    """The bundle takes more memory than max_memory_bytes. Allow what the message names, or export a smaller
+    one.
     """
 
 

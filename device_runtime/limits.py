@@ -88,6 +88,10 @@ class Watch:
         """A pause, no longer than until the session's end."""
         return seconds if self._ends_s is None else max(0.0, min(seconds, self._ends_s - self._clock()))
 
+    def go_on(self) -> bool:
+        """Whether work may go on at this moment."""
+        return not self.time_is_up and not self.missing()
+
     def missing(self) -> list[str]:
         """The required conditions that do not hold, as of at most a second ago."""
         if self._limits.require and self._conditions is not None:

@@ -230,6 +230,9 @@ class Core:
         embed and head stay. What is needed again is loaded again by the call that runs it.
         """
     @property
+    def planned_bytes(self) -> int:
+        """The memory that all methods share for their activations, as the program was planned."""
+    @property
     def loaded_methods(self) -> list[str]:
         """The names of the methods whose weights are in memory, in the order of the chain."""
     @property

@@ -126,6 +126,7 @@ void bind_class(nb::module_& m) {
            "coefficients"_a, "guides"_a = nb::list())
       .def("load_methods", &PyCore::load_methods)
       .def("unload_except", &PyCore::unload_except, "segments"_a, "auxiliaries"_a = nb::list())
+      .def_prop_ro("planned_bytes", &PyCore::planned_bytes)
       .def_prop_ro("loaded_methods", &PyCore::loaded_methods)
       .def_prop_ro("auxiliary_segments", &PyCore::auxiliary_segments)
       .def("stop", &PyCore::stop)

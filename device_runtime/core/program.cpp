@@ -136,6 +136,12 @@ class ExecuTorchProgram final : public Program {
     return ZO_OK;
   }
 
+  size_t planned_bytes() const noexcept override {
+    size_t sum = 0;
+    for (const Buffer& arena : arenas_) sum += arena.size_bytes();
+    return sum;
+  }
+
   void poison_arena(bool before_every_run) noexcept override { poison_ = before_every_run; }
 
   void release_pages() noexcept override { file_.release_pages(); }

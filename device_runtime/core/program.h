@@ -70,6 +70,9 @@ class Program {
   // Gives the file's resident pages back to the system; what is needed of them is read again.
   virtual void release_pages() noexcept = 0;
 
+  // The arenas that all methods share: activations, without weights.
+  virtual size_t planned_bytes() const noexcept { return 0; }
+
   // For tests: from now on every run first overwrites all that methods may leave behind for each other.
   virtual void poison_arena(bool before_every_run) noexcept = 0;
 

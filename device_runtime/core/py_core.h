@@ -140,6 +140,7 @@ class PyCore {
     const Guard guard(*this);
     local_.chain().unload_except(segments, auxiliaries);
   }
+  size_t planned_bytes() const { return local_.program().planned_bytes(); }
   std::vector<std::string> loaded_methods() {
     const Guard guard(*this);
     return local_.chain().loaded_methods();
