@@ -103,8 +103,9 @@ def test_files_that_are_no_program(toy: Toy, tmp_path: Path) -> None:
     program = (GOLDEN / "toy.pte").read_bytes()
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "short").write_bytes(program[: len(program) // 3])
+    (tmp_path / "cut").write_bytes(program[:-1])  # of the weights, which nobody reads before the first run
     (tmp_path / "other").write_bytes(b"x" * 4096)
-    for name in ("absent", "empty", "short", "other", "."):
+    for name in ("absent", "empty", "short", "cut", "other", "."):
         error = refusal(lambda path=tmp_path / name: toy.open(program_path=str(path)))
         assert error.status in ("PROGRAM_FAILED", "PROGRAM_MISMATCH")
         assert str(tmp_path) in str(error) or "method '" in str(error)
