@@ -3,9 +3,10 @@
     python -m benchmarks.emulator [--quick] [--json FILE]
 
 The emulated machine is set up where it is not (scripts/emulator). Losses and projected gradients are compared
-with this machine's, on one thread each; what the kernels make must be equal bit for bit. An int8 program rounds
-its activations on the way, so a last bit that differs before can move one by a 255th of its range after. The
-emulator is hundreds of times slower than the machine under it, and slow at other things than a phone.
+with this machine's, on one thread each; what the kernels make must be equal bit for bit. An int8 program
+rounds its activations on the way, so a last bit that differs before can move one by a 255th of its range
+after. The emulator is hundreds of times slower than the machine under it, and slow at other things than a
+phone.
 """
 
 from __future__ import annotations
