@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from cloud_service import leases, messages, rounds, wire
+from cloud_service import acceptance, leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.chain import ChainSettings
 from cloud_service.job import Job
@@ -216,17 +216,16 @@ class Federation:
             if one(connection, reports, same) is not None:
                 return pb.Ack(duplicate=True)
             lease = one(connection, tasks, tasks.c.task_id == report.task_id, tasks.c.holder == client_id)
-            self._check_lease(lease)
-            assert lease is not None
-            self._check_result(connection, lease, client_id, report)
+            live = acceptance.live(lease)
+            acceptance.check(connection, self.artifacts, live, report)
             accepted = report.status == pb.REPORT_STATUS_OK
-            leases.finish(connection, lease, report.status == pb.REPORT_STATUS_BAD_ARTIFACT, accepted)
+            leases.finish(connection, live, report.status == pb.REPORT_STATUS_BAD_ARTIFACT, accepted)
             connection.execute(
                 sa.insert(reports).values(
                     client_id=client_id,
                     report_id=report.report_id,
                     task_id=report.task_id,
-                    round=lease.round,
+                    round=live.round,
                     status=report.status,
                     body=report.SerializeToString(),
                     received_ms=self.clock_ms(),
@@ -235,33 +234,3 @@ class Federation:
         self.metrics.reports.labels(pb.ReportStatus.Name(report.status)).inc()
         self.wake()
         return pb.Ack()
-
-    @staticmethod
-    def _check_lease(lease: Row[Any] | None) -> None:
-        if lease is None or lease.status in ("reported", "refused"):
-            raise wire.WireError(
-                "NOT_FOUND", "this task is unknown or was reported: drop the report, check in again"
-            )
-        if lease.status in ("replaced", "closed"):
-            raise wire.WireError("DEADLINE_EXCEEDED", "the lease expired: drop the report and check in again")
-
-    def _check_result(
-        self, connection: Connection, lease: Row[Any], client_id: str, report: pb.Report
-    ) -> None:
-        target = latest_version(connection)
-        out = open_round(connection)
-        if target is None or out is None or out.number != lease.round:
-            raise wire.WireError("DEADLINE_EXCEEDED", "the round is over: drop the report and check in again")
-        if report.status != pb.REPORT_STATUS_OK:
-            return
-        adapter = bytes.fromhex(target.adapter_sha256)
-        if lease.kind == "evaluate":
-            wire.check_evaluation_report(report, adapter)
-            return
-        plan = self._plan(out.plan_sha256)
-        asked = plan.task(client_id)
-        assert asked is not None
-        if lease.kind == "score_segments":
-            wire.check_scores_report(report, plan.scores, adapter)
-            return
-        wire.check_directions_report(report, asked.scalars, adapter, plan.settings.scalar_clip)
