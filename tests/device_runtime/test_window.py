@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_runtime.device import Device
 from device_runtime.engine import Engine
 from device_runtime.local_update import LocalTask, run_directions
+from device_runtime.prefix_states import PrefixStates
+from device_runtime.state_store import InFile
 from protos import federation_pb2 as pb
 
 from .toy_bundle import HEAD, open_toy_bundle, toy_examples
@@ -148,3 +151,14 @@ def test_states_are_gone_with_the_session_and_come_again_the_same(tmp_path: Path
     world.turn(world.task(9, world.unchanged(), directions=window([1, HEAD], 2)))
     assert len(world.cloud.reports) == 4
     assert len({tuple(report.scalars) for report in world.cloud.reports}) == 1
+
+
+def test_a_devices_states_go_to_its_store_beyond_their_memory(tmp_path: Path) -> None:
+    bundle = open_toy_bundle(tmp_path / "bundle")
+    with Device(server="127.0.0.1:1", store=tmp_path / "store", examples=[], max_state_bytes=0) as device:
+        engine = device._make_engine(bundle)
+        private = engine.private_examples(lambda names: toy_examples())
+        states = private.train_from(1, engine)
+        assert isinstance(states, PrefixStates)
+        assert isinstance(states._store, InFile)
+        private.close()
