@@ -55,7 +55,7 @@ def random_kernels() -> dict[str, Any]:
             for t in layout.tensors
         ]
     ).astype(np.float32)
-    guides = tuple(Guide(fraction(20) / 64, coefficient) for coefficient in (0.5, -1.75))
+    guides = tuple(Guide(fraction(20) * np.float32(1 / 64), coefficient) for coefficient in (0.5, -1.75))
     scale = (random.integers(1, 1024, n) / 256.0).astype(np.float32)
     directions = (
         Direction(3),
