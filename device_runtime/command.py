@@ -1,4 +1,7 @@
-"""`cooperllm device`: take part in a job with a file of this machine's own examples."""
+"""`cooperllm device`: take part in a job with a file of this machine's own examples.
+
+Its verbs, for what needs no network, are in own_command.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .budget import Budget
-from .private_examples import FileSource
+from .errors import OptionError
+from .own_command import (
+    DEFAULT_STATE,
+    add_data_arguments,
+    add_limit_arguments,
+    add_verbs,
+    limits_of,
+    run_verb,
+    source_of,
+)
 from .retry import Retry
 
 if TYPE_CHECKING:
@@ -21,21 +33,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `cooperllm device`."""
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the service's gRPC address")
-    parser.add_argument(
-        "--data", required=True, metavar="FILE", help="this device's examples: CSV, TSV or JSONL"
-    )
-    parser.add_argument(
-        "--text-column", metavar="NAME", help="column of the text (default: found by its name)"
-    )
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="column of the label (default: found by its name)"
-    )
+    parser.add_argument("--server", metavar="HOST:PORT", help="the service's gRPC address")
+    add_data_arguments(parser, required=False)
     parser.add_argument(
         "--state",
-        default="cooperllm-device",
+        default=DEFAULT_STATE,
         metavar="DIR",
-        help="folder for this device's key, adapter and bundle (default: ./cooperllm-device)",
+        help=f"folder for this device's key, adapter and bundle (default: ./{DEFAULT_STATE})",
     )
     parser.add_argument(
         "--artifacts", default="", metavar="URL", help="where artifacts are (default: as told)"
@@ -54,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interval-s", type=float, default=3600.0, metavar="S", help="pause between sessions"
     )
     parser.add_argument("--max-scalars", type=int, metavar="N", help="disclose at most N scalars a round")
+    add_limit_arguments(parser)
     parser.add_argument(
         "--first-contact-s", type=float, default=10.0, metavar="S", help="patience at the start"
     )
@@ -63,11 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: one event a line on stdout"
     )
+    add_verbs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs a device until the job is over or Ctrl-C. Raises CooperLLMError: show its line."""
-    examples = FileSource(options.data, options.text_column, options.label_column)
+    if options.verb:
+        return run_verb(options)
+    if options.server is None:
+        raise OptionError("--server HOST:PORT is needed to take part in a job")
+    limits, examples = limits_of(options), source_of(options)
     examples.read(None)  # a file that cannot be read should be told before anything else is done
     from .device import Device
 
@@ -82,16 +92,15 @@ def run(options: argparse.Namespace) -> int:
         ca_file=options.ca,
         token=options.token,
         name=options.name,
+        limits=limits,
         on_event=_print_json if options.format == "json" else _print_text,
         retry=Retry(first_contact_s=options.first_contact_s, patience_s=options.patience_s),
     )
     with device:
 
         def work() -> None:
-            device.run_until_finished()
-            while not options.until_finished:
+            while not (device.run_until_finished() and options.until_finished):
                 time.sleep(options.interval_s)
-                device.run_until_finished()
 
         _run_in_thread(work, device.stop)
     return 0
@@ -143,6 +152,11 @@ def _line(name: str, fields: dict[str, object]) -> str:
             down, up = fields["downlink_bytes"], fields["uplink_bytes"]
             status = f"{fields['status']} ({fields['detail']})" if fields["detail"] else fields["status"]
             return f"reported {status}: {fields['scalars']} scalars, {down} bytes down, {up} up"
+        case "paused":
+            missing = fields["missing"]
+            return f"paused until it is {', '.join(missing) if isinstance(missing, list) else missing}"
+        case "resumed":
+            return "going on"
         case "lost":
             return f"dropped: {fields['detail']}"
         case "error":

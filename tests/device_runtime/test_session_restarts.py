@@ -123,8 +123,8 @@ def test_a_process_that_ends_between_directions_goes_on_behind_them(tmp_path: Pa
     world.told()
     world.turn(world.task(update=world.unchanged(), directions=two_steps()))
     assert world.told() == [
-        "enroll", "check_in", "task", "fetch", "version", "version 1 unchanged", "compute", "computed", "report",
-        "report OK",
+        "enroll", "check_in", "task", "fetch", "version", "version 1 unchanged", "compute", "computed",
+        "report", "report OK",
     ]  # fmt: skip
     assert world.cloud.reports[0].timing.segment_runs == 7 * RUNS_OF_A_DIRECTION
     assert not world.store.progress.of("task-1")
