@@ -123,6 +123,11 @@ class Engine:
         return bool(self._core.auxiliary_segments)
 
     @property
+    def has_head_gradient(self) -> bool:
+        """Whether directions in the head can be measured without differences."""
+        return self._core.has_head_gradient
+
+    @property
     def loaded_methods(self) -> list[str]:
         """The program's methods whose weights are in memory."""
         return self._core.loaded_methods
@@ -211,6 +216,15 @@ class Engine:
             converted = self._batches(batches), self._directions(directions)
             return self._core.measure(*converted, epsilon, active_segments, exit_segment, global_weight)
 
+    def slopes(
+        self, batches: list[Batch], directions: list[Direction], epsilon: float, exit_segment: int = 0
+    ) -> NDArray[np.float64]:
+        """The slope of the mean loss along every direction, all in the head alone, without differences."""
+        with _errors(self._types.CoreError):
+            return self._core.slopes(
+                self._batches(batches), self._directions(directions), epsilon, exit_segment
+            )
+
     def evaluate(self, batches: list[Batch], exit_segment: int = 0) -> tuple[float, float, int]:
         """(summed loss in nats, number of targets, right answers) over the rows of weight 1."""
         with _errors(self._types.CoreError):
@@ -249,7 +263,7 @@ class Engine:
         return [self._types.Batch(*batch) for batch in batches]
 
     def _directions(self, directions: Iterable[Direction]) -> list[core.Direction]:
-        return [self._types.Direction(*direction) for direction in directions]
+        return [self._types.Direction(*direction[:-1]) for direction in directions]
 
 
 @contextmanager

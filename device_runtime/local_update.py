@@ -4,6 +4,7 @@ This is what a device does with its data, from top to bottom:
 
     step:       draw a batch from the private examples by the step's seed
                 for each direction z:  rho = (L(theta + epsilon z') - L(theta - epsilon z')) / (2 epsilon)
+                    (or, where the task asks so of the head alone, the slope itself: grad L . z')
                 each rho: clip, noise, round to float32: that is what leaves, and what the device goes on with
                 when the step says so, move: theta <- theta - rate * mean_j(rho_j z'_j), rounded as all steps
     at the end: theta is again the version that the task was about, bit for bit
@@ -50,7 +51,8 @@ class Batch(NamedTuple):
 class Direction(NamedTuple):
     """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments.
 
-    In segments before `boundary` the noise is v(prefix_seed).
+    In segments before `boundary` the noise is v(prefix_seed). An `exact` one, in the head alone, is measured
+    without differences.
     """
 
     seed: int
@@ -59,6 +61,7 @@ class Direction(NamedTuple):
     active_segments: list[int]
     boundary: int = 0
     prefix_seed: int = 0
+    exact: bool = False
 
 
 class Measurement(Protocol):
@@ -80,6 +83,10 @@ class Core(Chain, Protocol):
         exit_segment: int,
         global_weight: float,
     ) -> Measurement: ...
+
+    def slopes(
+        self, batches: list[Batch], directions: list[Direction], epsilon: float, exit_segment: int
+    ) -> NDArray[np.float64]: ...
 
     def evaluate(self, batches: list[Batch], exit_segment: int) -> tuple[float, float, int]: ...
 
@@ -186,7 +193,14 @@ def measure(
     ends = task.exit_segment, task.global_weight
 
     def measure_group(batches: list[Batch], group: list[Direction]) -> NDArray[np.float64]:
-        return core.measure(batches, group, task.epsilon, segments, *ends).rho
+        if not any(direction.exact for direction in group):
+            return core.measure(batches, group, task.epsilon, segments, *ends).rho
+        rho = np.empty(len(group))
+        exact = np.array([direction.exact for direction in group])
+        rho[exact] = core.slopes(batches, [d for d in group if d.exact], task.epsilon, task.exit_segment)
+        if rest := [d for d in group if not d.exact]:
+            rho[~exact] = core.measure(batches, rest, task.epsilon, segments, *ends).rho
+        return rho
 
     for rho in measure_in_groups(core, batches, directions, measure_group, between, task.exit_segment):
         if not np.all(np.isfinite(rho)):
@@ -268,6 +282,14 @@ def expand(
             seed = (direction.seed + number) % 2**64
             prefix = (direction.prefix_seed + number - number % group) % 2**64 if direction.boundary else 0
             expanded.append(
-                Direction(seed, direction.isotropic_scale, guides, segments, direction.boundary, prefix)
+                Direction(
+                    seed,
+                    direction.isotropic_scale,
+                    guides,
+                    segments,
+                    direction.boundary,
+                    prefix,
+                    direction.exact,
+                )
             )
     return expanded

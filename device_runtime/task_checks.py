@@ -56,6 +56,25 @@ def check_window(task: pb.DirectionsTask, segments: int, has_branches: bool) -> 
         )
 
 
+def check_exact(task: pb.DirectionsTask, head_segment: int, has_head_gradient: bool) -> None:
+    """Refuses exact directions that cannot be had, or that would say more than noise does.
+
+    The exact slope along a guide could be that along one bias, which counts a label. Raises UnsupportedTask.
+    """
+    exact = [direction for step in task.steps for direction in step.directions if direction.exact]
+    if exact and not has_head_gradient:
+        raise UnsupportedTask("this bundle has no method head_gradient: ask for differences, or export again")
+    if exact and task.global_weight > 0:
+        raise UnsupportedTask("exact directions measure one loss: use global_weight 0, or differences")
+    for direction in exact:
+        if list(direction.active_segments or task.active_segments) != [head_segment]:
+            raise UnsupportedTask(
+                f"an exact direction is active outside the head, segment {head_segment}: ask for differences"
+            )
+        if direction.guides:
+            raise UnsupportedTask("an exact direction names a guide: exact ones take noise alone")
+
+
 def check_exit(exit_segment: int, segments: int) -> None:
     """Refuses an exit behind the last segment. Raises UnsupportedTask."""
     if exit_segment > segments:

@@ -28,7 +28,7 @@ from .local_update import LocalTask, draw_batch, evaluate, run_directions
 from .private_examples import PrivateExamples
 from .segment_scores import segment_scores
 from .store import State, Store
-from .task_checks import check_exit, check_task, check_window
+from .task_checks import check_exact, check_exit, check_task, check_window
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -70,6 +70,7 @@ def permit(
     if kind == "directions":
         check_task(task.directions)
         check_window(task.directions, engine.head_segment, engine.has_branches)
+        check_exact(task.directions, engine.head_segment, engine.has_head_gradient)
         account = disclosed_in(task.round, state.disclosed)
         return check_directions(task.directions, budget, account, engine.head_segment, len(private.train))
     if kind == "score_segments":

@@ -187,6 +187,22 @@ class Core:
         NOT_FINITE (before the first change), LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The
         caller reports it.
         """
+    def slopes(
+        self,
+        batches: Sequence[Batch],
+        directions: Sequence[Direction],
+        epsilon: float,
+        exit_segment: int = 0,
+    ) -> NDArray[np.float64]:
+        """Return the slope of L along z', (dL/dtheta) . z', of directions that are active in the head alone.
+
+        No difference of losses: the method `head_gradient` runs once a batch, whatever the number of
+        directions. Shapes: (directions,) float64. L, z' and what is raised are as in `measure`; BAD_ARGUMENT
+        also where the program has no such method.
+        """
+    @property
+    def has_head_gradient(self) -> bool:
+        """Whether `slopes` can be asked for."""
     def evaluate(
         self, batches: Sequence[Batch], exit_segment: int = 0, global_weight: float = 0.0
     ) -> tuple[float, float, int]:

@@ -119,6 +119,8 @@ void bind_class(nb::module_& m) {
            "global_weight"_a = 0.0)
       .def("measure", &PyCore::measure, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a,
            "exit_segment"_a = 0, "global_weight"_a = 0.0)
+      .def("slopes", &PyCore::slopes, "batches"_a, "directions"_a, "epsilon"_a, "exit_segment"_a = 0)
+      .def_prop_ro("has_head_gradient", &PyCore::has_head_gradient)
       .def("evaluate", &PyCore::evaluate, "batches"_a, "exit_segment"_a = 0, "global_weight"_a = 0.0)
       .def("logits", &PyCore::logits, "batch"_a)
       .def("hidden", &PyCore::hidden, "batch"_a, "segment"_a)

@@ -131,6 +131,11 @@ class Chain {
   zo_status run_auxiliary(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;
   zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
 
+  // The gradient of sum_b weights_b * loss_b by the head's tensors, in layout order, is added to `sum`. See bundle.proto.
+  bool has_head_gradient() const noexcept { return head_gradient_ >= 0; }
+  zo_status load_head_gradient(std::string* message) { return load_method(head_gradient_, message); }
+  zo_status run_head_gradient(size_t from_slot, const double* weights, double* sum) noexcept;
+
   Counters counters;
 
  private:
@@ -145,6 +150,7 @@ class Chain {
   zo_status find_segment(uint32_t segment, std::string* message);
   zo_status find_auxiliary(uint32_t segment, std::string* message);
   zo_status find_head(std::string* message);
+  zo_status find_head_gradient(std::string* message);
   zo_status load_method(int method, std::string* message);
   zo_status run_label_head(size_t from_slot, HeadResult* result) noexcept;
   zo_status run_token_head(size_t from_slot) noexcept;
@@ -159,14 +165,15 @@ class Chain {
   uint64_t parameters_ = 0;
   uint32_t classes_ = 0;
 
-  int embed_ = -1, head_ = -1;
+  int embed_ = -1, head_ = -1, head_gradient_ = -1;       // the last one is not in every program
   std::vector<int> segment_methods_, auxiliary_methods_;  // -1: the program has no such branch
   std::vector<std::string> method_names_;                 // by the program's number
-  std::vector<Tensor> embed_inputs_, head_inputs_;
+  std::vector<Tensor> embed_inputs_, head_inputs_, gradient_inputs_;
   std::vector<std::vector<Tensor>> segment_inputs_, auxiliary_inputs_;
   std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
   Buffer adapter_, ids_, mask_int_, mask_float_, labels_;
+  Buffer row_weights_, row_targets_;  // of run_head_gradient
   std::vector<double> loss_, count_, correct_;  // of the last run of the head, by row
   // One run's tokens that have a target: their hidden states, targets and rows.
   Buffer token_hidden_, token_targets_;

@@ -50,7 +50,8 @@ zo_status Chain::find_methods(std::string* message) {
     status = find_segment(k, message);
     if (status == ZO_OK) status = find_auxiliary(k, message);
   }
-  return status == ZO_OK ? find_head(message) : status;
+  if (status == ZO_OK) status = find_head(message);
+  return status == ZO_OK ? find_head_gradient(message) : status;
 }
 
 zo_status Chain::find_embed(std::string* message) {

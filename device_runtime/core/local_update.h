@@ -98,6 +98,10 @@ class LocalUpdate {
   zo_status measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
                     const std::vector<uint32_t>& active_segments, Measurement* result, const Objective& objective = {});
 
+  // The same without differences, for directions in the head alone: the slope of the loss along z'.
+  zo_status slopes(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
+                   uint32_t exit_segment, std::vector<double>* rho);
+
   zo_status evaluate(const std::vector<Batch>& batches, Evaluation* result, const Objective& objective = {});
   zo_status logits(const Batch& batch, float* out);  // batch_examples * classes
 
@@ -135,6 +139,7 @@ class LocalUpdate {
                                                   const std::vector<uint32_t>* all) noexcept {
     return direction.active_segments.empty() ? all : &direction.active_segments;
   }
+  zo_status check_slopes(const std::vector<Direction>& directions);
   bool covers(const Direction& direction, const std::vector<uint32_t>& all, uint32_t segment) const noexcept;
   zo_status load_for(const std::vector<Batch>& batches, uint32_t exit_segment, bool head, bool auxiliaries);
   bool has_global() const noexcept { return objective_.global_weight > 0.0; }
@@ -151,6 +156,8 @@ class LocalUpdate {
   zo_status forward(const Batch& batch, uint32_t last) noexcept;
   zo_status run_head(size_t slot, HeadResult* rows) noexcept;
   zo_status add_global(size_t slot, HeadResult* rows) noexcept;
+  zo_status add_gradients(const std::vector<Batch>& batches) noexcept;
+  zo_status slope_along(const Direction& direction, double* rho) noexcept;
 
   std::unique_ptr<Program> program_;
   Chain chain_;
@@ -170,6 +177,9 @@ class LocalUpdate {
   std::vector<Label> at_;  // by segment: which perturbation is in the adapter now
   std::vector<Label> labels_;
   Losses losses_;
+  // Of slopes(): over the head's parameters.
+  std::vector<double> gradient_;
+  std::vector<float> perturbed_;
   // By position in a direction's list of guides: what zo_direction points at.
   std::vector<const float*> guide_pointers_;
   std::vector<double> guide_coefficients_;

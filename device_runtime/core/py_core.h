@@ -91,6 +91,17 @@ class PyCore {
     return result;
   }
 
+  nb::object slopes(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
+                    uint32_t exit_segment) {
+    const Guard guard(*this);
+    const std::vector<Batch> views = view(batches);
+    std::vector<double> rho;
+    finish(without_gil([&] { return local_.slopes(views, directions, epsilon, exit_segment, &rho); }));
+    return new_array(rho);
+  }
+
+  bool has_head_gradient() const { return local_.chain().has_head_gradient(); }
+
   std::tuple<double, double, uint64_t> evaluate(const std::vector<PyBatch*>& batches, uint32_t exit_segment,
                                                 double global_weight) {
     const Guard guard(*this);

@@ -58,7 +58,8 @@ class SequenceClassification(Task):
 
     def features(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The pooled texts."""
-        return self.pooling(hidden, attention_mask).view(1, hidden.shape[0], self.hidden_size)
+        pooled: torch.Tensor = self.pooling(hidden, attention_mask)
+        return pooled.view(1, hidden.shape[0], self.hidden_size)
 
     def condensed(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor

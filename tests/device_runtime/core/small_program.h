@@ -56,7 +56,9 @@ class SmallProgram final : public Program {
  public:
   explicit SmallProgram(bool with_auxiliaries) : auxiliaries(with_auxiliaries) {}
 
-  bool has_method(const char* name) const noexcept override { return auxiliaries || name[0] != 'a'; }
+  bool has_method(const char* name) const noexcept override {
+    return std::strcmp(name, "head_gradient") != 0 && (auxiliaries || name[0] != 'a');
+  }
   zo_status find_method(const char* name, int* method) override {
     *method = std::strcmp(name, "embed") == 0  ? kEmbed
               : std::strcmp(name, "head") == 0 ? kHead
