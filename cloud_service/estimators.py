@@ -69,7 +69,7 @@ def direction(settings: RoundSettings, guides: Guides, layout: Layout, seed: int
         return Direction(seed, count, 1.0, (), settings.boundary, seed, settings.per_prefix)
     guide, fraction = guides.gradient, settings.isotropic_fraction
     if settings.estimator != "zgr" or guide is None:
-        return Direction(seed, count, 1.0)
+        return Direction(seed, count, 1.0, exact=settings.exact_head)
     if settings.paper_form:
         active = sum(
             layout.segment_slice(k).stop - layout.segment_slice(k).start for k in settings.active_segments

@@ -50,6 +50,7 @@ class Job:
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
     paper_form: bool = False
+    exact_head: bool = False  # slopes in the head alone, without differences
     boundary: int | None = None  # with fedspzo: first segment of the second block
     per_prefix: int | None = None  # with fedspzo: P2, perturbations of the second block for each of the first
     chain_window: int = 2  # with chainfed: segments of a window
@@ -99,6 +100,10 @@ class Job:
                 raise OptionError('job: active_segments: use "all", "head" or a list of segment numbers')
         elif not self.active_segments or list(self.active_segments) != sorted(set(self.active_segments)):
             raise OptionError("job: active_segments must be a list of different segment numbers, ascending")
+        if self.exact_head and (self.estimator != "isotropic" or self.active_segments != "head"):
+            raise OptionError(
+                'job: exact_head = true needs estimator = "isotropic" and active_segments = "head"'
+            )
         if self.estimator == "chainfed" and self.active_segments != "all":
             raise OptionError('job: estimator = "chainfed" needs active_segments = "all"')
         for key, chosen in (("estimator", "zgr"), ("scale", "public"), ("start", "public_fit")):
@@ -142,6 +147,8 @@ class Job:
 
         Raises OptionError when that is none, or as `segments` does.
         """
+        if self.exact_head and "head_gradient" not in {m.name for m in bundle.manifest.chain.methods}:
+            raise OptionError("job: exact_head: this bundle has no method head_gradient; export it again")
         owned = bundle.layout.segments
         active = tuple(k for k in self.segments(bundle.manifest.chain.segments + 1) if k in owned)
         if not active:

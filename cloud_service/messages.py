@@ -17,8 +17,8 @@ def guide_terms(terms: Iterable[GuideTerm]) -> list[pb.GuideTerm]:
     return [pb.GuideTerm(guide_sha256=term.guide_sha256, coefficient=term.coefficient) for term in terms]
 
 
-def directions(items: Iterable[Direction]) -> list[pb.Direction]:
-    """Directions as messages; their active segments are the task's."""
+def directions(items: Iterable[Direction], measured: bool = False) -> list[pb.Direction]:
+    """Directions as messages; their active segments are the task's. How they are measured stands in a task."""
     return [
         pb.Direction(
             seed=item.seed,
@@ -28,6 +28,7 @@ def directions(items: Iterable[Direction]) -> list[pb.Direction]:
             boundary=item.boundary,
             prefix_seed=item.prefix_seed if item.boundary else 0,
             per_prefix=item.per_prefix if item.boundary else 0,
+            exact=item.exact and measured,
         )
         for item in items
     ]
@@ -64,7 +65,7 @@ def directions_task(
         pb.Step(
             batch_seed=step.batch_seed,
             batch_examples=step.batch_examples,
-            directions=directions(step.directions),
+            directions=directions(step.directions, measured=True),
             local_learning_rate=step.local_learning_rate,
             update_seed=step.update_seed,
         )

@@ -37,6 +37,7 @@ def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> 
         guide_weight=job.guide_weight,
         isotropic_fraction=job.isotropic_fraction,
         paper_form=job.paper_form,
+        exact_head=job.exact_head,
         boundary=job.boundary or 0,
         per_prefix=job.per_prefix or 1,
         active_segments=tuple(active_segments),

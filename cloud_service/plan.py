@@ -31,7 +31,8 @@ class GuideTerm:
 class Direction:
     """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j, for `count` consecutive seeds.
 
-    In segments before `boundary` the noise of number d is v(prefix_seed + d - d mod per_prefix).
+    In segments before `boundary` the noise of number d is v(prefix_seed + d - d mod per_prefix). What is
+    `exact` is measured as a slope, without differences.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class Direction:
     boundary: int = 0
     prefix_seed: int = 0
     per_prefix: int = 1
+    exact: bool = False
 
     def expanded(self) -> tuple[Direction, ...]:
         """Its directions one by one, each of count 1."""
@@ -112,6 +114,7 @@ class RoundSettings:
     guide_weight: float | None = None
     isotropic_fraction: float = 0.5
     paper_form: bool = False
+    exact_head: bool = False
     boundary: int = 0  # first segment of the second block, with fedspzo
     per_prefix: int = 1  # P2: perturbations of the second block for each of the first
     active_segments: tuple[int, ...] = (0,)

@@ -96,6 +96,18 @@ def test_active_segments_must_own_parameters() -> None:
         from_table(SMALLEST | {"active_segments": "head"}).segments_of(frozen_head)  # type: ignore
 
 
+def test_exact_slopes_need_the_programs_method() -> None:
+    job = from_table(SMALLEST | {"exact_head": True})
+    bundle = LayoutOnly(Layout.build([("a", 0, (2, 3), 20), ("b", 2, (4,), 20)]), 2)
+    with pytest.raises(OptionError, match="head_gradient"):
+        job.segments_of(bundle)  # type: ignore
+    bundle.manifest.chain.methods.add(name="head_gradient")
+    assert job.segments_of(bundle) == (2,)  # type: ignore
+    for other in ({"active_segments": "all"}, {"estimator": "fedspzo"}):
+        with pytest.raises(OptionError, match="exact_head"):
+            from_table(SMALLEST | {"exact_head": True} | other)
+
+
 class LayoutOnly:
     """What `segments_of` reads of a bundle."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cloud_service import aggregation, estimators, rounds
+from cloud_service import aggregation, estimators, messages, rounds
 from cloud_service.plan import (
     ClientReport,
     CohortMember,
@@ -192,6 +192,17 @@ def test_a_task_stays_within_the_clients_disclosure_budget() -> None:
         plan = rounds.open_round(state, settings(active_segments=active), [member], Guides(), LAYOUT)
         assert plan.tasks[0].scalars == allowed
         assert plan.tasks[0].steps[0].batch_examples == 20
+
+
+def test_exact_directions_are_named_in_tasks_and_not_in_records() -> None:
+    state, chosen = RoundState(0, adapter()), settings(active_segments=(1,), exact_head=True)
+    plan = rounds.open_round(state, chosen, MEMBERS, Guides(), LAYOUT)
+    task = messages.directions_task(plan, plan.tasks[0], LAYOUT, 0)
+    assert all(direction.exact for step in task.steps for direction in step.directions)
+    assert RoundPlan.from_bytes(plan.to_bytes()).tasks == plan.tasks
+    _, record, _ = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+    assert record is not None
+    assert not any(direction.exact for direction in messages.record_message(record).directions)
 
 
 def test_a_refill_changes_no_other_task() -> None:
