@@ -178,12 +178,19 @@ class Objective:
                     hidden, real = model.head.task.condensed(hidden, real)
             yield _Kept(rows, hidden, tuple(context), real, labels)
 
-    def _run(self, batch: _Kept, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `Model.results` gives of a kept batch under the loaded adapter."""
+    def _run(
+        self, batch: _Kept, labels: torch.Tensor, head_alone: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `Model.results` gives of a kept batch under the loaded adapter; with gradients of the head
+        alone where those of the segments, by far the most work, are not wanted.
+        """
+        import torch
+
         model, hidden = self._model, batch.hidden
         last = len(model.segments)
-        for k in range(self._first, last):
-            hidden = model.segments[k](hidden, *batch.context, *model.segment_tensors(k))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not head_alone):
+            for k in range(self._first, last):
+                hidden = model.segments[k](hidden, *batch.context, *model.segment_tensors(k))
         return model.results(hidden, batch.attention_mask, labels)
 
     def _chosen(self, rows: Iterable[int] | None) -> Iterable[tuple[_Kept, torch.Tensor]]:
@@ -197,14 +204,16 @@ class Objective:
                 yield batch, torch.tensor(weights)
 
     def _mean_squares(self, adapter: Float32, label: int | None) -> Float64:
-        """Mean over examples of one example's squared gradient (n,), with its own or a given label."""
+        """Mean over examples of one example's squared gradient (n,), with its own label; with a given one the
+        head's part alone.
+        """
         import torch
 
         self._model.load_adapter(adapter)
         squares = np.zeros(self.layout.parameters)
         for batch in self._batches:
             labels = batch.labels if label is None else torch.full_like(batch.labels, label)
-            loss, _, _ = self._run(batch, labels)
+            loss, _, _ = self._run(batch, labels, head_alone=label is not None)
             for row in range(len(batch.rows)):
                 (part,) = torch.autograd.grad(loss[row], [self._model.adapter], retain_graph=True)
                 squares += part.numpy().astype(np.float64) ** 2

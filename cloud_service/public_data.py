@@ -52,7 +52,25 @@ class PublicData:
 
         if self._job.start != "public_fit" or not self._public:
             return adapter
-        return fit(self._objective, adapter, self._fitting_scale).adapter
+        if self._job.estimator != "chainfed":
+            return fit(self._objective, adapter, self._fitting_scale).adapter
+        return self._fit_chain(adapter)
+
+    def _fit_chain(self, adapter: Float32) -> Float32:
+        """A fit of the head alone, which costs little, chooses the penalty; then all segments are fitted.
+
+        An auxiliary branch of untrained bottlenecks changes nothing that it is given: the second fit is what
+        lets a chain's global loss say something before its last stage.
+        """
+        from cloud_service.public_fit import FOLDS, PENALTIES, fit
+
+        penalties: Sequence[float] = PENALTIES
+        head = len(self._model.segments)
+        if head in self._segments:
+            of_head = fit(self._over(self._public, (head,)), adapter, self._fitting_scale)
+            adapter, penalties = of_head.adapter, (of_head.penalty,)
+        folds = FOLDS if len(penalties) > 1 else 0
+        return fit(self._objective, adapter, self._fitting_scale, penalties, folds).adapter
 
     def scale(self, adapter: Float32) -> Float32 | None:
         return self._fitting_scale if self._job.scale == "public" and self._public else None
@@ -79,16 +97,16 @@ class PublicData:
 
     @cached_property
     def _objective(self) -> Objective:
-        return self._over(self._public)
+        return self._over(self._public, self._segments)
 
     @cached_property
     def _scored(self) -> Objective:
-        return self._over(self._evaluation)
+        return self._over(self._evaluation, self._segments)
 
-    def _over(self, examples: Sequence[Example]) -> Objective:
+    def _over(self, examples: Sequence[Example], segments: Sequence[int]) -> Objective:
         from cloud_service.guides import Objective
 
-        return Objective(self._model, self._bundle, examples, self._segments)
+        return Objective(self._model, self._bundle, examples, segments)
 
     @cached_property
     def _fitting_scale(self) -> Float32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,26 @@ def test_the_fit_learns_and_guides_point_along_the_scaled_gradient(
     np.testing.assert_allclose(
         found.norm * found.gradient.values, gradient * scale.astype(np.float64) ** 2, rtol=1e-5, atol=1e-9
     )
+
+
+def test_a_chain_starts_from_a_fit_of_everything_after_one_of_the_head(
+    bundle: Bundle, source: Path, tmp_path: Path
+) -> None:
+    from cloud_service.public_data import public_side
+
+    head = public_side(job_over(bundle, source, tmp_path), bundle)
+    chain = public_side(
+        replace(job_over(bundle, source, tmp_path, "all"), estimator="chainfed", chain_global_weight=0.0),
+        bundle,
+    )
+    of_head, of_all = head.start(bundle.adapter), chain.start(bundle.adapter)
+    losses = [side.evaluate(adapter) for side, adapter in ((head, of_head), (chain, of_all))]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert losses[1][0] < losses[0][0]
+    for segment in range(3):
+        span = bundle.layout.segment_slice(segment)
+        assert not np.array_equal(of_all[span], bundle.adapter[span])
 
 
 _DIGEST = """
