@@ -190,13 +190,15 @@ def rounds_under_kills(folder: Path, kills: int, seed: int) -> list[int]:
     draw = random.Random(seed)
     rounds = []
     for _ in range(kills):
-        killed(folder, draw.uniform(0.0, 0.08))
+        killed(folder, draw.uniform(0.0, 0.15))
         rounds.append(check_whole(folder))
     return rounds
 
 
 def test_a_process_killed_at_any_moment_leaves_one_round_or_the_next(tmp_path: Path) -> None:
     rounds = rounds_under_kills(tmp_path, 5, seed=1)
+    while rounds[-1] == 0 and len(rounds) < 30:  # a machine with much else to do
+        rounds += rounds_under_kills(tmp_path, 1, seed=len(rounds))
     assert rounds == sorted(rounds)
     assert rounds[-1] > 0
 
