@@ -18,7 +18,7 @@ def guide_terms(terms: Iterable[GuideTerm]) -> list[pb.GuideTerm]:
 
 
 def directions(items: Iterable[Direction], measured: bool = False) -> list[pb.Direction]:
-    """Directions as messages; their active segments are the task's. How they are measured stands in a task."""
+    """Directions as messages, of a record or of a task, which says how they are `measured`."""
     return [
         pb.Direction(
             seed=item.seed,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .directions import Direction
 from .errors import (
     BadArtifact,
     CooperLLMError,
@@ -27,7 +28,7 @@ from .errors import (
 )
 from .examples import Example
 from .guides import Slices
-from .local_update import Batch, Direction, Measurement
+from .local_update import Batch, Measurement
 from .memory import left_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .local_update import Batch, Direction
+    from .directions import Direction
+    from .local_update import Batch
 
 GROUP_S = 0.1
 MOST_GROWTH = 16  # from one group to the next

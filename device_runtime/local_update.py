@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from protos import federation_pb2 as pb
 
-from .errors import LossNotFinite, Stopped, UnsupportedTask
+from .directions import Direction, expand
+from .errors import LossNotFinite, Stopped
 from .groups import Between, Chain, measure_in_groups
 from .task_checks import check_task
 from .zo.philox import blocks
@@ -46,22 +47,6 @@ class Batch(NamedTuple):
     weights: NDArray[np.float64]
     hidden: NDArray[np.float32] | None = None
     first_segment: int = 0
-
-
-class Direction(NamedTuple):
-    """z = isotropic_scale * s (.) v(seed) + sum_j coefficient_j * u_j on its active segments.
-
-    In segments before `boundary` the noise is v(prefix_seed). An `exact` one, in the head alone, is measured
-    without differences.
-    """
-
-    seed: int
-    isotropic_scale: float
-    guides: list[tuple[int, float]]  # (index that the guide was set under, coefficient)
-    active_segments: list[int]
-    boundary: int = 0
-    prefix_seed: int = 0
-    exact: bool = False
 
 
 class Measurement(Protocol):
@@ -261,35 +246,3 @@ def draw_batch(batch_seed: int, batch_examples: int, available: int) -> list[int
     drawn = (words[:available, 0] | (words[:available, 1] << np.uint64(32)))[:available]
     order = np.argsort(drawn, kind="stable")
     return [int(position) for position in order[:batch_examples]]
-
-
-def expand(
-    directions: Iterable[pb.Direction], active_segments: Iterable[int], guide_index: Mapping[bytes, int]
-) -> list[Direction]:
-    """Every direction by itself: `count` consecutive seeds each, wrapping at 2^64; see the contract.
-
-    Raises UnsupportedTask when a direction names a guide that the task did not announce.
-    """
-    expanded = []
-    for direction in directions:
-        try:
-            guides = [(guide_index[term.guide_sha256], term.coefficient) for term in direction.guides]
-        except KeyError:
-            raise UnsupportedTask("a direction names a guide that was not sent: correct the task") from None
-        segments = list(direction.active_segments or active_segments)
-        group = max(1, direction.per_prefix)
-        for number in range(direction.count):
-            seed = (direction.seed + number) % 2**64
-            prefix = (direction.prefix_seed + number - number % group) % 2**64 if direction.boundary else 0
-            expanded.append(
-                Direction(
-                    seed,
-                    direction.isotropic_scale,
-                    guides,
-                    segments,
-                    direction.boundary,
-                    prefix,
-                    direction.exact,
-                )
-            )
-    return expanded

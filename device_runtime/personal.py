@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .directions import Direction
 from .errors import NotEnoughExamples, OptionError
-from .local_update import Batch, Direction, Examples, draw_batch, evaluate
+from .local_update import Batch, Examples, draw_batch, evaluate
 from .private_examples import PrivateExamples
 from .versions import adapter_sha256
 from .zo.layout import Layout

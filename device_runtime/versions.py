@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from protos import federation_pb2 as pb
 
+from .directions import expand
 from .errors import ArtifactError, BadArtifact, BundleError, CooperLLMError, NotEnrolled, ServerRefused
 from .guides import Slices
-from .local_update import Core, expand
+from .local_update import Core
 from .zo.errors import ZoError
 from .zo.layout import Layout
 from .zo.version import decode_delta

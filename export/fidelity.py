@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from device_runtime.bundle import Bundle
+from device_runtime.directions import Direction
 from device_runtime.engine import Engine
 from device_runtime.errors import BundleError
 from device_runtime.examples import Example, read_examples
-from device_runtime.local_update import Direction
 from device_runtime.private_examples import ExampleSet
 from device_runtime.text import Tokenizer
 from device_runtime.zo import philox

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from device_runtime import groups
+from device_runtime.directions import Direction
 from device_runtime.engine import Engine
 from device_runtime.errors import Stopped
 from device_runtime.groups import GROUP_S, Between, measure_in_groups
-from device_runtime.local_update import Batch, Direction, LocalTask, run_directions
+from device_runtime.local_update import Batch, LocalTask, run_directions
 from protos import federation_pb2 as pb
 
 from .toy_bundle import HEAD, open_toy_bundle, toy_examples

@@ -12,10 +12,11 @@ import pytest
 
 from device_runtime.budget import HEAD_SCALARS
 from device_runtime.bundle import Bundle
+from device_runtime.directions import Direction
 from device_runtime.engine import Engine
 from device_runtime.errors import DirectionBelowGrid, UnsupportedTask
 from device_runtime.examples import Example
-from device_runtime.local_update import Batch, Direction, LocalTask, run_directions
+from device_runtime.local_update import Batch, LocalTask, run_directions
 from device_runtime.private_examples import ExampleSet
 from device_runtime.task_checks import check_exact
 from device_runtime.zo import direction as zo

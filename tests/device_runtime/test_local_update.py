@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from device_runtime.directions import Direction, expand
 from device_runtime.engine import Engine
 from device_runtime.errors import DirectionBelowGrid, LossNotFinite, TaskRefused, UnsupportedTask
 from device_runtime.groups import Between
-from device_runtime.local_update import (
-    Batch,
-    Direction,
-    LocalTask,
-    draw_batch,
-    evaluate,
-    expand,
-    run_directions,
-    wire_form,
-)
+from device_runtime.local_update import Batch, LocalTask, draw_batch, evaluate, run_directions, wire_form
 from device_runtime.private_examples import PrivateExamples
 from device_runtime.zo import spsa
 from device_runtime.zo.direction import Direction as TwinDirection

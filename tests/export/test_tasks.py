@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cloud_service.peft_export import export_peft
 from device_runtime.bundle import Bundle
+from device_runtime.directions import Direction
 from device_runtime.engine import Engine
 from device_runtime.errors import BundleError, OptionError
-from device_runtime.local_update import Batch, Direction
+from device_runtime.local_update import Batch
 from device_runtime.text import Tokenizer
 from device_runtime.zo.direction import Direction as Reference
 from device_runtime.zo.direction import realised, rounded
