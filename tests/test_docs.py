@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from cloud_service.job import Job, read_job
 from cloud_service.job_keys import CHOICES, OPERATIONAL, RANGES
+from device_runtime.command import add_arguments
+from device_runtime.conditions import CONDITIONS
+from device_runtime.limits import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("cooperllm/data/*.md")])
@@ -93,3 +97,13 @@ def test_every_adapter_kind_is_explained() -> None:
 
     lines = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8").splitlines()
     assert tuple(line.split("`")[1] for line in lines if line.startswith("| `")) == KINDS
+
+
+def test_the_page_on_devices_names_every_condition_and_limit() -> None:
+    page = (ROOT / "docs" / "device.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)
+    limits = [f"--{field.name.replace('_', '-')}" for field in fields(Limits)]
+    assert named == [*limits, *CONDITIONS]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert all(limit in parser.format_help() for limit in limits)
