@@ -18,8 +18,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,15 +26,15 @@ from typing import TYPE_CHECKING
 from .budget import Budget
 from .conditions import Conditions, LinuxConditions
 from .engine import Engine
-from .errors import BundleError, CooperLLMError, OptionError, Stopped
+from .errors import BundleError, CooperLLMError, Stopped
 from .examples import Example
 from .holdings import Holdings
 from .identity import Identity
 from .journal import Event
-from .learned import Evaluation, Prediction, evaluation, predictions
+from .learned import Evaluation, Learned, Prediction
 from .limits import Limits, Watch
 from .offline import Offline
-from .personal import Personal, Personalised, Practice, applied, personalise
+from .personal import Personalised, Practice
 from .private_examples import MOST_STATE_BYTES, FileSource
 from .retry import Retry
 from .session import Outcome, Session
@@ -100,6 +99,7 @@ class Device:
 
         self._connect = connect
         self._store = Store(store)
+        self._learned = Learned(self._store, self._engine, self._source)
         try:
             self._begin()
         except BaseException:
@@ -218,22 +218,14 @@ class Device:
         Raises BundleError while the device holds no bundle: run_once() fetches it with the first task.
         OptionError for a private adapter where nothing was personalised.
         """
-        engine = self._engine()
-        with self._adapter(engine, private):
-            return predictions(engine, texts)
+        return self._learned.predict(texts, private)
 
     def evaluate(self, examples: Iterable[Example] | None = None, private: bool = False) -> Evaluation:
         """Loss and accuracy on these examples, or on the tenth of its own that the device holds out.
 
         The numbers stay here. Raises as predict does, and NotEnoughExamples when there are none.
         """
-        engine = self._engine()
-        if examples is None:
-            measured = engine.private_examples(self._source).held_out
-        else:
-            measured = engine.example_set(examples)
-        with self._adapter(engine, private):
-            return evaluation(engine, measured)
+        return self._learned.evaluate(examples, private)
 
     def personalise(self, practice: Practice | None = None) -> Personalised:
         """Learns from this device's examples alone, for this device alone: see personal.py. Nothing of it is
@@ -243,32 +235,12 @@ class Device:
         NotEnoughExamples, BundleError, OptionError, LossNotFinite or Stopped.
         """
         with self._working:
-            engine = self._engine()
             self._watch.begin_session()
-            before = Personal.from_bytes(self._store.read_personal(), engine.bundle.sha256)
-            private = engine.private_examples(self._source)
-            try:
-                after, found = personalise(engine, private, before, practice or Practice(), self._watch.go_on)
-            finally:
-                private.close()
-            if found.kept:
-                self._store.write_personal(after.to_bytes())
-            return found
+            return self._learned.personalise(practice or Practice(), self._watch.go_on)
 
     def forget_personal(self) -> None:
         """Deletes what personalising changed, and nothing else."""
         self._store.forget_personal()
-
-    @contextmanager
-    def _adapter(self, engine: Engine, private: bool) -> Iterator[None]:
-        if not private:
-            yield
-            return
-        personal = Personal.from_bytes(self._store.read_personal(), engine.bundle.sha256)
-        if personal is None:
-            raise OptionError("nothing was personalised with this bundle yet: personalise first")
-        with applied(engine, personal):
-            yield
 
     def forget(self) -> None:
         """Stops, and deletes everything that was stored: key, adapter, bundle, guides, account of
