@@ -38,10 +38,9 @@ def build_of(target: str) -> Path:
     if tool is None or not caches or shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no compiler, no CMake or no core built in this checkout: the C++ example was not run")
     folder = max(caches, key=lambda path: path.stat().st_mtime).parent
-    built = subprocess.run(
-        [tool, "--build", str(folder), "--target", target], capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
+    for command in ([tool, str(folder)], [tool, "--build", str(folder), "--target", target]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
     return folder / target
 
 
