@@ -28,6 +28,7 @@ from .conditions import Conditions, LinuxConditions
 from .engine import Engine
 from .errors import BundleError, CooperLLMError, Stopped
 from .examples import Example
+from .groups import GROUP_S
 from .holdings import Holdings
 from .identity import Identity
 from .journal import Event
@@ -87,7 +88,9 @@ class Device:
         self._examples, self._threads, self._eligible = examples, threads, eligible
         self._budget, self._on_event, self._max_state_bytes = budget, on_event, max_state_bytes
         self._limits = limits or Limits()
-        self._watch = Watch(self._limits, conditions or LinuxConditions())
+        self._watch = Watch(
+            self._limits, conditions or LinuxConditions(), stopped=lambda: self._stopping.is_set()
+        )
         self._stopping, self._working = threading.Event(), threading.RLock()
         self._thread: threading.Thread | None = None
         retry = retry or Retry(sleep=self._pause)
@@ -184,9 +187,13 @@ class Device:
         """Ends what is under way: within one segment of a computation, within a call's deadline on the
         network.
 
-        Nothing is lost, and the adapter is as it was. run_once() and schedule() may be called again.
+        No finished direction is lost, and the adapter is as it was. run_once() and schedule() may be called
+        again.
         """
         self._stopping.set()
+        # A group of quick directions ends by itself, and what it finished is kept; a long direction is cut.
+        if self._working.acquire(timeout=2 * GROUP_S):
+            self._working.release()
         if self._holdings.engine is not None:
             self._holdings.engine.stop()
         if self._thread is not None and self._thread is not threading.current_thread():

@@ -45,7 +45,7 @@ class Limits:
 
 
 class Watch:
-    """Says whether work may go on.
+    """Says whether work may go on. `stopped()` is whether stop() was called.
 
     Raises OptionError where a condition is required that this machine does not tell: it could never work.
     """
@@ -55,8 +55,10 @@ class Watch:
         limits: Limits | None = None,
         conditions: Conditions | None = None,
         clock: Callable[[], float] = time.monotonic,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._limits, self._conditions, self._clock = limits or Limits(), conditions, clock
+        self.stopped = stopped
         self._checked_s = -math.inf
         self._missing: list[str] = []
         self._ends_s: float | None = None
@@ -90,7 +92,7 @@ class Watch:
 
     def go_on(self) -> bool:
         """Whether work may go on at this moment."""
-        return not self.time_is_up and not self.missing()
+        return not self.stopped() and not self.time_is_up and not self.missing()
 
     def missing(self) -> list[str]:
         """The required conditions that do not hold, as of at most a second ago."""

@@ -85,7 +85,7 @@ class Stretches:
 
     def _may_go_on(self) -> bool:
         """Asked between directions."""
-        return self.conditions_hold() and not self._watch.time_is_up
+        return not self._watch.stopped() and self.conditions_hold() and not self._watch.time_is_up
 
     def _await_conditions(self) -> None:
         while not self.conditions_hold():

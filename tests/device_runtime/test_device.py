@@ -155,6 +155,28 @@ def test_stop_ends_a_computation_with_the_adapter_as_it_was(tmp_path: Path) -> N
     run_directions(LocalTask(task), engine, private.train, lambda: 0.0)
 
 
+def test_stop_first_lets_a_group_of_directions_end(tmp_path: Path) -> None:
+    order: list[str] = []
+    with device_with_bundle(tmp_path) as device:
+        engine = device._engine()
+        engine.stop = lambda: order.append("cut")  # type: ignore[method-assign]
+        working = threading.Event()
+
+        def work() -> None:
+            with device._working:
+                working.set()
+                while device._watch.go_on():
+                    pass
+                order.append("ended by itself")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert working.wait(20)
+        device.stop()
+        thread.join()
+        assert order == ["ended by itself", "cut"]
+
+
 # --- the command, as a process
 
 HEAVY = """

@@ -134,3 +134,24 @@ def test_when_the_sessions_time_is_up_the_next_session_goes_on(tmp_path: Path, s
             assert len(world.store.progress.of("task-1")) > finished[-1]
     assert list(world.cloud.reports[0].scalars) == scalars
     assert 0 < finished[0] < 4
+
+
+def test_a_stop_between_directions_keeps_what_was_finished(tmp_path: Path, scalars: list[float]) -> None:
+    machine = Machine()
+    world = world_on(machine, tmp_path)
+    look, looks = machine.now, [0]
+
+    def stop_at_the_third_look() -> dict[str, bool | None]:
+        looks[0] += 1
+        world.stopped = looks[0] == 3  # before the turn, after one direction, after another
+        return look()
+
+    machine.now = stop_at_the_third_look  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        world.turn(world.task())
+    assert world.told() == [*BEGIN, "compute"]
+    assert world.store.progress.of("task-1") == scalars[:3]
+    world.stopped = False
+    world.turn(world.task(update=world.unchanged()))
+    assert list(world.cloud.reports[0].scalars) == scalars
+    assert world.cloud.reports[0].timing.segment_runs == RUNS

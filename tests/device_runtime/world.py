@@ -62,6 +62,7 @@ class World:
         limits: Limits | None = None,
     ) -> None:
         self.machine, self.limits = machine or Quiet(), limits
+        self.stopped = False
         self.folder, self.make_engine = folder, make_engine
         self.budget = budget or Budget(64)
         self.bundle = open_toy_bundle(folder / "bundle")
@@ -83,7 +84,7 @@ class World:
 
     def _open(self) -> None:
         self.holdings = Holdings(self.store, self.cloud, self.make_engine)
-        self.watch = Watch(self.limits, self.machine, self.machine.clock)
+        self.watch = Watch(self.limits, self.machine, self.machine.clock, lambda: self.stopped)
         self.session = Session(
             self.cloud, self.store, self.holdings, lambda names: self.examples,
             uniform=lambda low, high: (low + high) / 2, gauss=lambda: 0.0, budget=self.budget,
