@@ -34,4 +34,4 @@ def main(source: str, folder: str, precision: str, way: str, threads: int) -> No
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
