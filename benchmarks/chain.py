@@ -108,7 +108,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     grown = [(row["anonymous_bytes"] - opened) / 1e6 for row in (rows[-2], rows[-1])]
     lines += [
         "",
-        f"last window's step beside an end-to-end one: {share:.1%} (goal: at most {MAX_SHARE:.0%}, {verdict})",
+        f"last window's step beside end to end: {share:.1%} (goal: at most {MAX_SHARE:.0%}, {verdict})",
         f"memory beyond the opened bundle ({opened / 1e6:.0f} MB): last window {grown[0]:.1f} MB, end to end "
         f"{grown[1]:.1f} MB",
     ]
