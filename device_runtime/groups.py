@@ -10,6 +10,7 @@ longer already.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +90,9 @@ def measure_in_groups(
     while units:
         first = entry(units[0])
         group = units.popleft()
-        while units and len(group) < between.directions and entry(units[0]) == first:
+        # The shorter the rest of the chain, the more a group's run of `embed` weighs.
+        size = max(between.directions, math.ceil(first / (max(counts) + 1 - first)))
+        while units and len(group) < size and entry(units[0]) == first:
             group = group + units.popleft()
         start_s = between.clock()
         rho = measure(entered[first], group)

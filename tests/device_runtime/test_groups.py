@@ -66,11 +66,11 @@ def runs_of(engine: Engine, work: Callable[[], object]) -> list[int]:
     ("directions", "sizes"),
     [
         (plain(5), [1] * 5),
-        (plain(5, HEAD), [1] * 5),
+        (plain(5, HEAD), [2, 2, 1]),
         (plain(4, 1, HEAD), [1] * 4),
         (two_blocks(3, 2), [2, 2, 2]),
         ([*two_blocks(2, 3), *plain(2, 1)], [3, 3, 1, 1]),
-        ([*plain(2, HEAD), *plain(1), *plain(2, 1, seed=9), *plain(1, HEAD, seed=20)], [1] * 6),
+        ([*plain(2, HEAD), *plain(1), *plain(2, 1, seed=9), *plain(1, HEAD, seed=20)], [2, 1, 1, 1, 1]),
         (plain(1), [1]),
     ],
     ids=["all", "head", "from 1", "two blocks", "two blocks and one", "mixed", "one"],
