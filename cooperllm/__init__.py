@@ -4,8 +4,9 @@ This is the documented Python API, at most fifteen names; the command line is `c
 the package loads nothing else: each name is fetched from the part it belongs to when it is first used, so
 that a device never loads what only the cloud needs.
 
-    Device          a participant that an app embeds: schedule, stop, predict, forget
+    Device          a participant that an app embeds: schedule, stop, predict, personalise, forget
     ExampleSource   where a device gets its private examples from
+    Limits          what a device may take: memory, time, and under which conditions
     Example         one private example: a text and the name of its class
     read_examples   reads a CSV, TSV or JSONL file of examples
     Bundle          an exported model: program, manifest, adapter, tokenizer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from device_runtime.device import Device, ExampleSource
     from device_runtime.errors import CooperLLMError
     from device_runtime.examples import Example, read_examples
+    from device_runtime.limits import Limits
     from device_runtime.zo.layout import Layout
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _HOMES = {
     "ExampleSource": "device_runtime.device",
     "Job": "cloud_service.job",
     "Layout": "device_runtime.zo.layout",
+    "Limits": "device_runtime.limits",
     "read_examples": "device_runtime.examples",
     "read_job": "cloud_service.job",
 }
@@ -50,6 +53,7 @@ __all__ = [
     "ExampleSource",
     "Job",
     "Layout",
+    "Limits",
     "__version__",
     "read_examples",
     "read_job",
