@@ -87,7 +87,8 @@ def refill(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Round
 
 def _scoring(plan: RoundPlan, member: CohortMember) -> tuple[Step, ...]:
     seed = derive_seed(plan.settings.seed, plan.round, "scores", member.client_id)
-    return (Step(seed, max(plan.settings.batch_examples, member.min_batch_examples), ()),)
+    examples = max(plan.settings.batch_examples, member.min_batch_examples, chain.SCORED_EXAMPLES)
+    return (Step(seed, examples, ()),)
 
 
 def _measuring(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Step, ...]:

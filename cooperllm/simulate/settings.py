@@ -109,6 +109,8 @@ def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, An
     table.update({name: value for name, value in options.items() if value is not None})
     if table.get("estimator") in ("fedspzo", "chainfed"):
         table.setdefault("active_segments", "all")  # two blocks, or a window, need more than a head
+    if table.get("estimator") == "chainfed":
+        table.setdefault("guide_weight", 0.0)  # a public gradient is end to end: not of a window's loss
     return table
 
 

@@ -159,7 +159,7 @@ def test_refused_scores_do_not_block_and_wrong_ones_do_not_count() -> None:
     plan = rounds.open_round(state, opening.staged(whole(), schedule(), state), MEMBERS, Guides(), LAYOUT)
     assert [(task.scalars, len(task.steps)) for task in plan.tasks] == [(0, 1)] * 4
     task = messages.score_segments_task(plan.tasks[0])
-    assert task.batch_examples == 8
+    assert task.batch_examples == 64  # though a batch of directions has 8
     assert len({messages.score_segments_task(item).batch_seed for item in plan.tasks}) == 4
     one = [ClientReport("client-3", (), 8, (0.5, 0.5, 0.5))]
     wrong = [ClientReport("client-0", (), 8, (0.5, 0.5)), ClientReport("client-1", (1.0,), 8, (0.9,) * 3)]
@@ -171,9 +171,9 @@ def test_refused_scores_do_not_block_and_wrong_ones_do_not_count() -> None:
     assert record.directions == ()
     nothing, _, _ = rounds.apply(state, plan, wrong, LAYOUT, SCALE)
     assert nothing.version == 0
-    wider, task_of_another = rounds.refill(plan, CohortMember("client-9", 80, min_batch_examples=16), LAYOUT)
+    wider, task_of_another = rounds.refill(plan, CohortMember("client-9", 80, min_batch_examples=96), LAYOUT)
     assert wider.scores == 3
-    assert task_of_another.steps[0].batch_examples == 16
+    assert task_of_another.steps[0].batch_examples == 96
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,5 +83,10 @@ def test_a_watcher_sees_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"round 2/6, {phrase}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_chain_trains_all_segments_unless_told_otherwise() -> None:
-    assert job_table(None, {"estimator": "chainfed"})["active_segments"] == "all"
+def test_a_chain_trains_all_segments_by_devices_alone_unless_told_otherwise(tmp_path: Path) -> None:
+    table = job_table(None, {"estimator": "chainfed"})
+    assert (table["active_segments"], table["guide_weight"]) == ("all", 0.0)
+    file = tmp_path / "job.toml"
+    file.write_text('guide_weight = "auto"\n')
+    assert job_table(file, {"estimator": "chainfed"})["guide_weight"] == "auto"
+    assert "guide_weight" not in job_table(None, {"estimator": "fedspzo"})
