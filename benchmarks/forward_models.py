@@ -21,7 +21,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]] | None] = {
         },
     ),
 }  # fmt: skip
-TARGETS = {"minilm": "query,value", "opt-125m": "q_proj,v_proj"}
+TARGETS = {"minilm": "query,value"}
 
 
 def cache() -> Path:
@@ -45,8 +45,8 @@ def source_of(name: str) -> Path:
     return folder
 
 
-def bundle_of(name: str, precision: str, anew: bool = False) -> Path:
-    """The folder of a model's bundle, exported in a process of its own.
+def bundle_of(name: str, precision: str, anew: bool = False, source: Path | None = None) -> Path:
+    """The folder of a model's bundle, exported in a process of its own, of that source or the shape's own.
 
     Raises RuntimeError with the exporter's one line when it refuses.
     """
@@ -54,11 +54,18 @@ def bundle_of(name: str, precision: str, anew: bool = False) -> Path:
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "manifest.json").exists():
-        source = source_of(name)
+        source = source or source_of(name)
         print(f"exporting {name} in {precision} to {folder}", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cooperllm", "export", "--model", str(source), "--classes", CLASSES]
-        command += ["--target-modules", TARGETS[name], "--pooling", "mean", "--out", str(folder)]
+        command += [
+            "--target-modules",
+            TARGETS.get(name, "q_proj,v_proj"),
+            "--pooling",
+            "mean",
+            "--out",
+            str(folder),
+        ]
         command += ["--precision", precision, "--fidelity-directions", "0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

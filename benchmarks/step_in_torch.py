@@ -59,13 +59,13 @@ def adamw_step(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor])
     return step
 
 
-def lean_model(bundle: Bundle) -> Model:
+def lean_model(bundle: Bundle, model: str) -> Model:
     """The torch model without transformers, whose import would be a third of what this process holds.
 
-    Only its configuration classes are needed of it, and MiniLM's file says all but two of what is read.
+    Only its configuration classes are needed of it, and a file says all but two of what is read.
     """
     manifest = bundle.manifest
-    source = locate(manifest.source.model, manifest.source.revision)
+    source = locate(model or manifest.source.model, manifest.source.revision)
     network = network_of(
         manifest,
         source,
@@ -86,12 +86,12 @@ def trained(model: Model, which: str) -> list[torch.Tensor]:
     return [model.adapter, *(weight.requires_grad_() for weight in weights)]
 
 
-def main(method: str, which: str, folder: str, tokens: int, steps: int, threads: int) -> None:
+def main(method: str, which: str, folder: str, source: str, tokens: int, steps: int, threads: int) -> None:
     """Loads the model, warms up and times `steps` steps."""
     wait_for_reading()
     torch.set_num_threads(threads)
     bundle = Bundle.open(folder)
-    model = lean_model(bundle)
+    model = lean_model(bundle, source)
     model.load_adapter(bundle.adapter)
     names = ("input_ids", "attention_mask", "labels", "weights")
     batch = SimpleNamespace(**dict(zip(names, batch_arrays(bundle, tokens), strict=True)))
@@ -107,4 +107,4 @@ def main(method: str, which: str, folder: str, tokens: int, steps: int, threads:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], *map(int, sys.argv[5:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import device_runtime.command
 import device_runtime.device
@@ -16,6 +17,12 @@ from device_runtime.bundle import Bundle
 
 EPSILON = 1e-3
 LEARNING_RATE = 1e-4
+
+
+def anonymous_bytes() -> int:
+    """What this process holds now."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def main(folder: str, tokens: int, steps: int, threads: int) -> None:
@@ -32,12 +39,17 @@ def main(folder: str, tokens: int, steps: int, threads: int) -> None:
     batch = core.Batch(*batch_arrays(bundle, tokens))
     every_segment = list(range(segments + 1))
 
+    at_load_bytes = anonymous_bytes()
+    device.logits(batch)
+    inference_bytes = anonymous_bytes() - at_load_bytes
+
     def step(seed: int) -> None:
         direction = [core.Direction(seed)]
         rho = float(device.measure([batch], direction, EPSILON, every_segment).rho[0])
         device.update(EPSILON, seed, every_segment, direction, [-LEARNING_RATE * rho])
 
     step(0)
+    step_bytes = anonymous_bytes() - at_load_bytes
     step_ms, overheads, forward_ms = [], [], []
     for seed in range(1, steps + 1):
         device.reset_counters()
@@ -56,6 +68,8 @@ def main(folder: str, tokens: int, steps: int, threads: int) -> None:
             "overhead": statistics.median(overheads),
             "check_bundle_ms": 1e3 * (opened - start),
             "load_ms": 1e3 * (loaded - opened),
+            "inference_bytes": inference_bytes,
+            "step_bytes": step_bytes,
         }
     )
 
