@@ -4,6 +4,7 @@ operators.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.callers import Callers
 from cloud_service.chain import of_job
 from cloud_service.conductor import Conductor
+from cloud_service.epsilon import doubt
 from cloud_service.federation import Federation
 from cloud_service.grpc_service import GrpcService
 from cloud_service.holding import keep_job, kept_token, listen, lock_folder, reachable, read_tls
@@ -28,6 +30,7 @@ from cloud_service.split import resolved
 from cloud_service.store import Store
 from device_runtime.bundle import MANIFEST_NAME, PARTS, Bundle
 
+_LOG = logging.getLogger("cooperllm.serve")
 _GRACE_S = 5.0
 _LONGEST_STOP_S = 20.0
 
@@ -89,6 +92,8 @@ class Service:
         artifacts = Artifacts(options.data_dir / "artifacts")
         keep_job(self.store, job, bundle)
         job = resolved(job, bundle)
+        if doubted := doubt(job, bundle):
+            _LOG.warning(doubted)
         for file in (bundle.folder / MANIFEST_NAME, *(bundle.path(part) for part in PARTS)):
             artifacts.put_file(file)
         scheme = "http" if tls is None else "https"
