@@ -23,6 +23,6 @@ def doubt(job: Job, bundle: Bundle) -> str | None:
     if correlation >= LEAST_CORRELATION:
         return None
     return (
-        f"epsilon = {job.epsilon:g}: near it this bundle's projected gradients correlate {correlation:.2f} with "
-        f"the true ones; epsilon = {measured.epsilon:g} did best at export"
+        f"epsilon = {job.epsilon:g}: near it this bundle's projected gradients correlate {correlation:.2f} "
+        f"with the true ones; epsilon = {measured.epsilon:g} did best at export"
     )
