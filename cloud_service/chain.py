@@ -13,11 +13,12 @@ falls below a threshold; the last possible window where none does.
 A stage moves on when it has converged or used its share of rounds, whichever comes first. Devices disclose no
 loss, so convergence is read from their estimates g_r of S^2 grad f: the stage has converged when
 
-    sum_r (S^-1 g_r) . (S^-1 g_{r-1}) < 0        over its rounds, at least 5 of them,
+    sum_r p_r < -2 sqrt(sum_r p_r^2),    p_r = (S^-1 g_r) . (S^-1 g_{r-1}),    over its rounds, at least 5,
 
 as far from a minimum successive gradients agree, and around one they point against each other (G. Pflug,
-1990; J. Chee and P. Toulis, arXiv 1710.06382). The estimates' noise is independent between rounds, so it adds
-nothing to a product on average, unlike to |S^-1 g_r|^2.
+1990; J. Chee and P. Toulis, arXiv 1710.06382, who ask for a sum below 0). The estimates' noise is independent
+between rounds, so it adds nothing to a product on average, unlike to |S^-1 g_r|^2; but few scalars about many
+parameters let the sum cross 0 by chance, and the root is the deviation that it would have by chance alone.
 
 Shares: the last stage is promised `last_share` of the job's rounds; the rest is divided evenly among the
 windows that are left, so rounds that a converged stage did not need go to those after it.
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from device_runtime.bundle import Bundle
 
 LEAST_ROUNDS = 5  # before a stage may count as converged
+_DEVIATIONS = 2.0  # so far below 0 chance alone takes the sum once in 44 times
 SCORED_EXAMPLES = 64  # at least, where a device has them: of few, CKA is close to 1 whatever a segment does
 
 
@@ -65,6 +67,7 @@ class ChainState:
     first_round: int
     rounds: int
     agreement: float = 0.0  # the sum of inner products so far
+    squares: float = 0.0  # and of their squares
     scores: tuple[float, ...] = ()  # mean CKA of every segment; empty: not asked for
 
 
@@ -166,7 +169,8 @@ def chosen_start(settings: ChainSettings, scores: Sequence[float]) -> int:
 
 def begin(settings: ChainSettings, round_number: int, scores: tuple[float, ...] = ()) -> ChainState:
     """The schedule before its first round of directions, which is `round_number`."""
-    return _entered(settings, ChainState(chosen_start(settings, scores), 0, round_number, 0, 0.0, scores))
+    first = ChainState(chosen_start(settings, scores), 0, round_number, 0, scores=scores)
+    return _entered(settings, first)
 
 
 def stage_count(settings: ChainSettings, start: int) -> int:
@@ -199,17 +203,21 @@ def after_round(
     `agreement` is the inner product of the round's estimate with that of the stage's round before, 0 for
     the first. The last stage ends with the job.
     """
-    state = replace(state, agreement=state.agreement + agreement)
+    state = replace(
+        state, agreement=state.agreement + agreement, squares=state.squares + agreement * agreement
+    )
     used = round_number + 1 - state.first_round
     if stage_of(settings, state).is_last:
         return state, ""
     ended = ""
     if used >= state.rounds:
         ended = "share"
-    elif used >= LEAST_ROUNDS and state.agreement < 0.0:
+    elif used >= LEAST_ROUNDS and state.agreement < -_DEVIATIONS * math.sqrt(state.squares):
         ended = "converged"
     if ended:
-        moved = replace(state, stage=state.stage + 1, first_round=round_number + 1, agreement=0.0)
+        moved = replace(
+            state, stage=state.stage + 1, first_round=round_number + 1, agreement=0.0, squares=0.0
+        )
         state = _entered(settings, moved)
     return state, ended
 

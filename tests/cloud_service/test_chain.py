@@ -59,16 +59,17 @@ def test_the_schedule_is_this_list_of_events() -> None:
 
 def test_rounds_that_a_converged_stage_did_not_need_go_to_those_after_it() -> None:
     chosen = settings(rounds=60)  # 15 promised, so 15 for each window
-    # Agreement turns in round 4 already, but not enough to outweigh what came before; in round 6 it does.
-    turned = {4: -1.0, 5: -2.0, 6: -10.0, **dict.fromkeys(range(10, 60), -1.0)}
+    # Agreement turns in round 4, and by round 10 it outweighs what came before: 4 - 21 < -2 sqrt(4 + 63).
+    # The second stage agrees in no round; the third one does and does not, as noise would.
+    turned = {**dict.fromkeys(range(4, 16), -3.0), **{number: (-1.0) ** number for number in range(16, 60)}}
     assert events(chosen, chain.begin(chosen, 0), turned) == [
         (0, 0, (0, 1), 2, 0.5, ""),
-        (6, 0, (0, 1), 2, 0.5, "converged"),
-        (7, 1, (1, 2), 3, 0.5, ""),
-        (13, 1, (1, 2), 3, 0.5, "converged"),  # 3 - 4: a sum of 0 is not below 0
-        (14, 2, (2, 3), 0, 0.0, ""),
-        (18, 2, (2, 3), 0, 0.0, "converged"),  # the least number of rounds
-        (19, 3, (0, 1, 2, 3), 0, 0.0, ""),
+        (10, 0, (0, 1), 2, 0.5, "converged"),
+        (11, 1, (1, 2), 3, 0.5, ""),
+        (15, 1, (1, 2), 3, 0.5, "converged"),  # the least number of rounds
+        (16, 2, (2, 3), 0, 0.0, ""),
+        (44, 2, (2, 3), 0, 0.0, "share"),
+        (45, 3, (0, 1, 2, 3), 0, 0.0, ""),
         (59, 3, (0, 1, 2, 3), 0, 0.0, ""),  # the last stage ends with the job, whatever its estimates say
     ]
 
@@ -77,10 +78,11 @@ def test_shares_of_what_is_left() -> None:
     chosen = settings(rounds=60)
     state = chain.begin(chosen, 0)
     assert state.rounds == 15
-    for number in range(7):
-        state, ended = chain.after_round(chosen, state, number, -10.0 if number == 6 else 1.0)
-    assert (ended, state.stage, state.first_round, state.agreement) == ("converged", 1, 7, 0.0)
-    assert state.rounds == 19  # (60 - 7 - 15) / 2
+    for number in range(5):
+        state, ended = chain.after_round(chosen, state, number, -1.0)
+    assert (ended, state.stage, state.first_round) == ("converged", 1, 5)
+    assert (state.agreement, state.squares) == (0.0, 0.0)
+    assert state.rounds == 20  # (60 - 5 - 15) / 2
 
 
 @pytest.mark.parametrize(
