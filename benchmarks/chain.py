@@ -22,10 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.forward_models import CLASSES, cache
 from benchmarks.local_step import TOKENS
 from benchmarks.processes import Child
+from benchmarks.step_inputs import TEXTS
+from cooperllm.simulate.model_cache import exported_bundle
 from device_runtime.bundle import Bundle
+from device_runtime.examples import read_examples
 
 DIRECTIONS = 8
 MAX_SHARE = 0.35
@@ -33,15 +35,9 @@ HEADS = ("window", "step s", "share", "anonymous MB", "RSS MB")
 
 
 def default_bundle() -> Path:
-    """MiniLM with bottlenecks, exported once and kept in the user's cache."""
-    folder = cache() / "minilm-bottleneck"
-    if not (folder / "manifest.json").exists():
-        print(f"exporting the bundle to {folder}", file=sys.stderr)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "cooperllm", "export", "--classes", CLASSES, "--out", str(folder)]
-        command += ["--adapter", "bottleneck", "--precision", "fp32", "--fidelity-directions", "0"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
+    """MiniLM with bottlenecks for the embedded data, as `cooperllm simulate` exports and keeps it."""
+    names = sorted({example.label for example in read_examples(TEXTS)})
+    return exported_bundle("", names, "bottleneck")[0]
 
 
 def measure(folder: Path, window: int, weight: float, threads: int, turns: int) -> list[dict[str, Any]]:
