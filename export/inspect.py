@@ -127,7 +127,7 @@ def _parts(bundle: Bundle) -> list[str]:
 def _methods(bundle: Bundle) -> list[str]:
     chain = bundle.manifest.chain
     heads = ("blocks", "delegates", "outside", "FLOPs", "constants", "planned")
-    lines = [f"{'method':<12}" + "".join(f"{head:>11}" for head in heads)]
+    lines = [f"{'method':<15}" + "".join(f"{head:>11}" for head in heads)]
     for method in chain.methods:
         counts = (method.blocks or "-", method.delegates, len(method.undelegated_operators) or "-")
         sizes = (
@@ -135,7 +135,7 @@ def _methods(bundle: Bundle) -> list[str]:
             amount(method.constant_bytes, "B") if method.constant_bytes else "-",
             amount(method.planned_bytes, "B"),
         )
-        lines.append(f"{method.name:<12}" + "".join(f"{value!s:>11}" for value in (*counts, *sizes)))
+        lines.append(f"{method.name:<15}" + "".join(f"{value!s:>11}" for value in (*counts, *sizes)))
     flops = sum(method.flops for method in chain_methods(bundle))
     planned = max((method.planned_bytes for method in chain.methods), default=0)
     tokens = f"{chain.batch_examples} x {bundle.manifest.text.max_tokens} tokens"
@@ -154,8 +154,8 @@ def _outside(bundle: Bundle) -> list[str]:
     if not rows:
         return ["outside XNNPACK: nothing"]
     width = max(len(row["operator"]) for row in rows) + 2
-    lines = [f"{'method':<12}{'outside XNNPACK':<{width}}why"]
-    return [*lines, *(f"{row['method']:<12}{row['operator']:<{width}}{row['reason']}" for row in rows)]
+    lines = [f"{'method':<15}{'outside XNNPACK':<{width}}why"]
+    return [*lines, *(f"{row['method']:<15}{row['operator']:<{width}}{row['reason']}" for row in rows)]
 
 
 def _fidelity(bundle: Bundle) -> list[str]:
