@@ -52,12 +52,14 @@ void fill_signs(uint64_t seed, uint64_t base, float* signs) {
                                      1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
                                      1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
   uint64_t pairs[kChunk / 64];
-  fill_blocks(seed, 0, base / 128, kChunk / 128, pairs);
+  fill_blocks<kChunk / 128>(seed, 0, base / 128, pairs);
   for (uint64_t word = 0; word < kChunk / 32; ++word) {
     const uint32_t bits = static_cast<uint32_t>(pairs[word / 2] >> (32 * (word % 2)));
     for (int bit = 0; bit < 32; ++bit) signs[32 * word + bit] = (bits & masks[bit]) != 0 ? 1.0f : -1.0f;
   }
 }
+
+#include "zo_constant.inl"
 
 bool is_constant(const zo_direction& direction) { return direction.scale == nullptr && direction.guide_count == 0; }
 
@@ -83,17 +85,13 @@ void fill_direction(const zo_direction& direction, const Run& run, double* z) {
 
 void perturb(float* theta, const Slice& slice, double epsilon, const zo_direction& direction, int multiplier) {
   const double moved = multiplier * slice.unit;
-  const double same = round_half_even((epsilon * direction.isotropic_scale) * slice.steps_per_unit);
-  const float constant_move = static_cast<float>(same * moved);
-  float signs[kChunk];
+  if (is_constant(direction)) {
+    const double k = round_half_even((epsilon * direction.isotropic_scale) * slice.steps_per_unit);
+    return perturb_constant(theta, slice, direction.seed, static_cast<float>(k * moved));
+  }
   double z[kChunk];
   for (Run run{}; next_run(slice, &run);) {
     float* target = theta + run.done;
-    if (is_constant(direction)) {
-      fill_signs(direction.seed, run.base, signs);
-      for (uint64_t i = 0; i < run.count; ++i) target[i] += constant_move * signs[run.first + i];
-      continue;
-    }
     fill_direction(direction, run, z);
     for (uint64_t i = 0; i < run.count; ++i) {
       const double k = round_half_even((epsilon * z[i]) * slice.steps_per_unit);
@@ -102,50 +100,14 @@ void perturb(float* theta, const Slice& slice, double epsilon, const zo_directio
   }
 }
 
-// The faults of z and y in a run; y replaces z.
-void scale_and_judge(const Slice& slice, double epsilon, uint64_t count, double* z, Faults* faults) {
-  int64_t not_finite = 0, out_of_range = 0;
-  for (uint64_t i = 0; i < count; ++i) {
-    not_finite |= is_finite(z[i]) ? 0 : 1;
-    z[i] = (epsilon * z[i]) * slice.steps_per_unit;
-    out_of_range |= __builtin_fabs(z[i]) < kRangeEnd ? 0 : 1;
-  }
-  faults->not_finite = faults->not_finite || not_finite != 0;
-  faults->out_of_range = faults->out_of_range || out_of_range != 0;
-}
+#include "zo_checks.inl"
 
-// The eight lanes of a sum: lane l holds parameters l, l + 8, l + 16 ... of the adapter, added in that order.
-typedef double Eight __attribute__((vector_size(64)));
-
-Faults check_direction(const Slice& slice, double epsilon, const zo_direction& direction, double* lanes_error,
-                       double* lanes_norm) {
-  Faults faults;
-  Eight error, norm;
-  double y[kChunk];
-  __builtin_memcpy(&error, lanes_error, sizeof error);
-  __builtin_memcpy(&norm, lanes_norm, sizeof norm);
-  for (Run run{}; next_run(slice, &run);) {
-    // Zeros around the run fill its first and last group of lanes; adding them changes nothing.
-    const uint64_t first = run.first & ~uint64_t{7}, last = (run.first + run.count + 7) & ~uint64_t{7};
-    for (uint64_t i = first; i < run.first; ++i) y[i] = 0.0;
-    for (uint64_t i = run.first + run.count; i < last; ++i) y[i] = 0.0;
-    if (is_constant(direction)) {  // signs do not change a square
-      for (uint64_t i = 0; i < run.count; ++i) y[run.first + i] = direction.isotropic_scale;
-    } else {
-      fill_direction(direction, run, y + run.first);
-    }
-    scale_and_judge(slice, epsilon, run.count, y + run.first, &faults);
-    for (uint64_t group = first; group < last; group += 8) {
-      Eight exact;
-      __builtin_memcpy(&exact, y + group, sizeof exact);
-      const Eight off = ((exact + kRounder) - kRounder) - exact;
-      error += off * off;
-      norm += exact * exact;
-    }
-  }
-  __builtin_memcpy(lanes_error, &error, sizeof error);
-  __builtin_memcpy(lanes_norm, &norm, sizeof norm);
-  return faults;
+// Adds a constant direction's steps to x of a run.
+void add_constant(uint64_t seed, const Run& run, double amount, double* x) {
+  float signs[kChunk];
+  fill_signs(seed, run.base, signs);
+  const float* sign = signs + run.first;
+  for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + amount * static_cast<double>(sign[i]);
 }
 
 // x of a run, in grid steps.
@@ -156,15 +118,16 @@ void fill_steps(const Slice& slice, const zo_step& step, const Run& run, double*
     const double weight = step.coefficients[j] / step.epsilon;
     if (is_constant(direction) && faults == nullptr) {
       const double k = round_half_even((step.epsilon * direction.isotropic_scale) * slice.steps_per_unit);
-      const double amount = weight * k;
-      float signs[kChunk];
-      fill_signs(direction.seed, run.base, signs);
-      for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + amount * static_cast<double>(signs[run.first + i]);
+      add_constant(direction.seed, run, weight * k, x);
       continue;
     }
     fill_direction(direction, run, y);
-    Faults ignored;
-    scale_and_judge(slice, step.epsilon, run.count, y, faults == nullptr ? &ignored : faults);
+    if (faults == nullptr) {
+      for (uint64_t i = 0; i < run.count; ++i)
+        x[i] = x[i] + weight * round_half_even((step.epsilon * y[i]) * slice.steps_per_unit);
+      continue;
+    }
+    scale_and_judge(slice, step.epsilon, run.count, y, faults);
     for (uint64_t i = 0; i < run.count; ++i) x[i] = x[i] + weight * round_half_even(y[i]);
   }
   for (uint32_t guide = 0; guide < step.guide_count; ++guide) {
@@ -186,47 +149,47 @@ Faults check_update(const Slice& slice, const zo_step& step) {
   return faults;
 }
 
-// d = floor(x + (b + 1/2) / 65536) of a run, in grid steps. Beyond 2^25 steps any value ends at the bound.
-void fill_moves(const double* x, const uint16_t* bits, uint64_t count, int32_t* moves) {
+// theta + floor(x + (b + 1/2) / 65536) steps of a run; answers whether any result is beyond the bound. Sums of whole
+// steps are exact in float32 up to 2^24, and what a larger one is rounded to is still beyond the bound.
+bool step_run(float* target, const double* x, const uint16_t* bits, uint64_t count, double unit, float bound) {
+  int32_t beyond = 0;
   for (uint64_t i = 0; i < count; ++i) {
-    double v = x[i] + (static_cast<double>(static_cast<int32_t>(bits[i])) * 0x1p-16 + 0x1p-17);
-    v = v < -kFarBeyondBound ? -kFarBeyondBound : v;
-    v = v > kFarBeyondBound ? kFarBeyondBound : v;
-    moves[i] = static_cast<int32_t>(floor_of(v));
+    const float moved = target[i] + static_cast<float>(rounded_down(x[i], bits[i]) * unit);
+    beyond |= __builtin_fabsf(moved) > bound ? 1 : 0;
+    target[i] = moved;
   }
+  return beyond != 0;
 }
 
-// Whole grid steps below 2^23 are exact in int32 and in float32, where the lanes are twice as many as in float64.
-// Counts those that the bound stops, in a pass of its own: a count in the first one keeps GCC from vectorising it.
-uint64_t move(float* target, const Slice& slice, int32_t* moves, uint64_t count) {
-  constexpr int32_t kBound = static_cast<int32_t>(kLargestStep);
-  const float steps_per_unit = static_cast<float>(slice.steps_per_unit), unit = static_cast<float>(slice.unit);
-  int32_t stopped = 0;
-  for (uint64_t i = 0; i < count; ++i) {
-    const int32_t t = static_cast<int32_t>(target[i] * steps_per_unit) + moves[i];
-    const int32_t above = t < -kBound ? -kBound : t;
-    const int32_t within = above > kBound ? kBound : above;
-    stopped |= within ^ t;
-    moves[i] = t;
-    target[i] = static_cast<float>(within) * unit;
-  }
-  uint64_t clamped = 0;
-  if (stopped != 0)
-    for (uint64_t i = 0; i < count; ++i) clamped += moves[i] < -kBound || moves[i] > kBound ? 1 : 0;
-  return clamped;
+// Whether the step is along at most one direction, and that constant: then x is one number times the noise.
+bool is_along_noise(const Slice& slice, const zo_step& step, uint64_t* seed, double* x) {
+  *seed = 0;
+  *x = 0.0;
+  if (step.guide_count != 0 || step.direction_count > 1) return false;
+  if (step.direction_count == 0) return true;
+  const zo_direction& direction = step.directions[0];
+  const double k = round_half_even((step.epsilon * direction.isotropic_scale) * slice.steps_per_unit);
+  *seed = direction.seed;
+  *x = (step.coefficients[0] / step.epsilon) * k;
+  return is_constant(direction);
 }
 
 void update(float* theta, const Slice& slice, const zo_step& step, uint64_t* clamped) {
+  uint64_t seed;
+  double constant;
+  if (is_along_noise(slice, step, &seed, &constant))
+    return update_constant(theta, slice, seed, step.seed, constant, clamped);
+  const float bound = static_cast<float>(kLargestStep * slice.unit);
   double x[kChunk], y[kChunk];
   uint64_t pairs[kChunk / 4];
   uint16_t half_words[kChunk];
-  int32_t moves[kChunk];
   for (Run run{}; next_run(slice, &run);) {
     fill_steps(slice, step, run, x, y, nullptr);
-    fill_blocks(step.seed, 1, run.base / 8, kChunk / 8, pairs);
+    fill_blocks<kChunk / 8>(step.seed, 1, run.base / 8, pairs);
     __builtin_memcpy(half_words, pairs, sizeof half_words);
-    fill_moves(x, half_words + run.first, run.count, moves);
-    *clamped += move(theta + run.done, slice, moves, run.count);
+    float* target = theta + run.done;
+    if (step_run(target, x, half_words + run.first, run.count, slice.unit, bound))
+      *clamped += take_back(target, run.count, bound);
   }
 }
 
@@ -254,13 +217,18 @@ void signs_of(uint64_t seed, const Slice& slice, int8_t* signs) {
 void xor_blocks(uint64_t seed, uint32_t stream, uint64_t first_block, uint64_t blocks, uint64_t* out) {
   constexpr uint64_t kBlocks = kChunk / 8;
   uint64_t pairs[2 * kBlocks];
-  for (uint64_t done = 0; done < blocks; done += kBlocks) {
-    fill_blocks(seed, stream, first_block + done, kBlocks, pairs);
-    const uint64_t count = blocks - done < kBlocks ? blocks - done : kBlocks;
-    for (uint64_t block = 0; block < count; ++block) {
-      out[0] ^= pairs[2 * block];
-      out[1] ^= pairs[2 * block + 1];
+  for (uint64_t done = 0; done < blocks;) {
+    const uint64_t skipped = (first_block + done) % kBlocks;
+    fill_blocks<kBlocks>(seed, stream, first_block + done - skipped, pairs);
+    const uint64_t left = skipped + (blocks - done), end = left < kBlocks ? left : kBlocks;
+    uint64_t low = 0, high = 0;
+    for (uint64_t block = skipped; block < end; ++block) {
+      low ^= pairs[2 * block];
+      high ^= pairs[2 * block + 1];
     }
+    out[0] ^= low;
+    out[1] ^= high;
+    done += end - skipped;
   }
 }
 

@@ -12,6 +12,7 @@
 #endif
 
 #define ZO_LANES 4
+#define ZO_TOGETHER 4
 #define ZO_HAS_FLOOR 1
 #define ZO_TABLE kAvx2Kernels
 #include "zo_kernels.inl"

@@ -12,5 +12,6 @@
 #endif
 
 #define ZO_LANES 2
+#define ZO_TOGETHER 4
 #define ZO_TABLE kBaselineKernels
 #include "zo_kernels.inl"

@@ -160,6 +160,40 @@ def test_random_cases_equal_the_reference_bit_for_bit() -> None:
         assert same_bits(ours, theirs)
 
 
+LARGEST = 2.0**23 - 1  # grid steps
+FRACTIONS = [0.0, 1e-30, 2**-18, 2**-17, 0.5, 1 - 2**-17, 1 - 2**-16, 1 - 2**-40]
+LARGE = [
+    1.0,
+    7.25,
+    2**20 + 2**-17,
+    LARGEST - 0.5,
+    2.0**23,
+    2.0**24 - 1,
+    2.0**24 + 0.7,
+    2.0**25 - 2**-20,
+    1e250,
+]
+
+
+@pytest.mark.parametrize("x", FRACTIONS + LARGE)
+def test_steps_along_the_noise_equal_the_reference_at_every_edge(x: float) -> None:
+    """One direction of one size: x is +x or -x for all parameters, many of them near a bound."""
+    random = np.random.default_rng(16)
+    layout = Layout.build([("a", 0, (67,), 20), ("b", 1, (3001,), -3), ("c", 2, (256,), 90)])
+    start = random_adapter(random, layout)
+    for tensor in layout.tensors:
+        edge = (LARGEST - random.integers(0, 3, tensor.count)) * 2.0**-tensor.exponent
+        kind = random.integers(0, 4, tensor.count)
+        start[tensor.span] = np.choose(kind, [start[tensor.span], edge, -edge, np.zeros(tensor.count)])
+        epsilon = 8.0 * 2.0**-tensor.exponent  # so that k is 8
+        update = spsa.Update(epsilon, 77, (Direction(5),), (x / 8 * epsilon,), (), (tensor.segment,))
+        ours, theirs = start.copy(), start.copy()
+        clamped = kernels.apply_update(ours, layout, update)
+        assert clamped == spsa.apply_update(theirs, layout, update)
+        assert same_bits(ours, theirs)
+        assert clamped > 0 or x < 0.5
+
+
 def test_slices_and_threads_do_not_change_a_bit() -> None:
     random = np.random.default_rng(12)
     count, epsilon, exponent = 20_011, 1e-3, 20
