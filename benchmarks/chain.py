@@ -26,6 +26,7 @@ from benchmarks.local_step import TOKENS
 from benchmarks.processes import Child
 from benchmarks.step_inputs import TEXTS
 from cooperllm.simulate.model_cache import exported_bundle
+from cooperllm.simulate.settings import WHOLE_CHAIN, to_toml
 from device_runtime.bundle import Bundle
 from device_runtime.examples import read_examples
 
@@ -79,7 +80,7 @@ def accuracies(folder: Path, seeds: int) -> dict[str, Any]:
     ways = {"chainfed": "chainfed", "end to end": "isotropic"}
     with tempfile.TemporaryDirectory(prefix="cooperllm-chain-") as work:
         job = Path(work) / "job.toml"
-        job.write_text('active_segments = "all"\n')
+        job.write_text(to_toml(WHOLE_CHAIN | {"guide_weight": 0.0}))
         for way, estimator in ways.items():
             command = [sys.executable, "-m", "cooperllm", "simulate", "--bundle", str(folder)]
             command += ["--estimator", estimator, "--job", str(job), "--seeds", str(seeds), "--no-baselines"]

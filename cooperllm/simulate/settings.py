@@ -29,6 +29,15 @@ DEFAULT_JOB: dict[str, Any] = {
     "evaluate_every_rounds": 10,
 }
 
+# What else differs where an estimator needs more than a head: two blocks, or a window. As many scalars say
+# less about many parameters, so steps are shorter; a forward of the whole chain costs, so batches are smaller.
+WHOLE_CHAIN: dict[str, Any] = {
+    "active_segments": "all",
+    "batch_examples": 8,
+    "learning_rate": 5e-4,
+    "rounds": 40,
+}
+
 # What each comparison changes in the job. Data are the same, but for the labels of `shuffled`.
 VARIANTS: dict[str, dict[str, Any]] = {
     "cooperllm": {},
@@ -108,7 +117,7 @@ def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, An
         table.update(given)
     table.update({name: value for name, value in options.items() if value is not None})
     if table.get("estimator") in ("fedspzo", "chainfed"):
-        table.setdefault("active_segments", "all")  # two blocks, or a window, need more than a head
+        table = WHOLE_CHAIN | table
     if table.get("estimator") == "chainfed":
         table.setdefault("guide_weight", 0.0)  # a public gradient is end to end: not of a window's loss
     return table
