@@ -5,8 +5,8 @@ are parameters would hand the gradient over, and with it labels and features of 
 counts them, per round and over all tasks of the round, and refuses a task that would go beyond:
 
     max_scalars_per_round        1 % of the adapter's parameters, at most 4,096
-    max_head_scalars_per_round   64, of directions that are non-zero in the head alone: the head's gradient
-                                 is the one that gives labels away most directly
+    max_head_scalars_per_round   64, of directions that measure the head alone, or above all: its gradient is
+                                 the one that gives labels away most directly (see concentration.py)
     min_batch_examples           8 distinct examples behind every number, the two of an evaluation included
 
 A segment's score is a scalar as well.
@@ -72,14 +72,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Disclosure:
-    """How many scalars a task asks for, and how many of them come from directions in the head alone."""
+    """How many scalars a task asks for, and how many of them count as the head's alone."""
 
     scalars: int
     head_scalars: int
 
 
 def disclosure_of(task: pb.DirectionsTask, head_segment: int) -> Disclosure:
-    """Counts what a task would disclose, without expanding anything that the cloud could have made huge."""
+    """Counts what a task would disclose by its segments, without expanding anything that the cloud could have
+    made huge. Where scale and guides put the energy is looked at when they are here: see concentration.py.
+    """
     guide_segments = {guide.sha256: set(guide.segments) for guide in task.guides}
     scalars = head_scalars = 0
     for step in task.steps:
@@ -121,6 +123,14 @@ def check_directions(
     if not task.steps or any(not step.directions for step in task.steps):
         raise UnsupportedTask("a task needs at least one step, and every step at least one direction")
     wanted = disclosure_of(task, head_segment)
+    check_scalars(wanted, budget, disclosed)
+    check_batch(min(step.batch_examples for step in task.steps), budget)
+    check_examples(train_examples, budget, "training")
+    return wanted
+
+
+def check_scalars(wanted: Disclosure, budget: Budget, disclosed: Sequence[int]) -> None:
+    """Raises BudgetExceeded when a round that has disclosed [scalars, head] would disclose too many."""
     limit = budget.max_scalars_per_round or 0
     if disclosed[0] + wanted.scalars > limit:
         raise BudgetExceeded(
@@ -132,9 +142,6 @@ def check_directions(
             f"{wanted.head_scalars} scalars in the head alone asked, {disclosed[1]} disclosed in this round, "
             f"limit {budget.max_head_scalars_per_round}: ask for fewer"
         )
-    check_batch(min(step.batch_examples for step in task.steps), budget)
-    check_examples(train_examples, budget, "training")
-    return wanted
 
 
 def check_scores(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from protos import federation_pb2 as pb
 
 from . import versions
+from .concentration import Supplies
 from .errors import ArtifactError, BadArtifact, BundleError
 from .guides import GuideStream, Slices, split
 from .store import Store
@@ -130,13 +131,16 @@ class Holdings:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
         self._store.update(adapter_sha256="", adapter_version=0)
 
-    def prepare(self, task_id: str, task: pb.DirectionsTask) -> dict[bytes, int]:
-        """Puts a task's scale and guides into the engine; answers under which index each guide is known
-        there.
-        """
+    def supplies(self, task_id: str, task: pb.DirectionsTask) -> Supplies:
+        """A task's scale and guides, fetched where they are not here."""
+        scale = self.scale(task.scale_sha256) if task.scale_sha256 else None
+        return Supplies(scale, self.guides(task_id, task.guides) if task.guides else {})
+
+    def put(self, supplies: Supplies) -> dict[bytes, int]:
+        """Puts scale and guides into the engine; answers under which index each guide is known there."""
         engine = self._loaded()
-        engine.set_scale(self.scale(task.scale_sha256) if task.scale_sha256 else None)
-        return engine.set_guides(self.guides(task_id, task.guides) if task.guides else {})
+        engine.set_scale(supplies.scale)
+        return engine.set_guides(supplies.guides)
 
     # --- scale and guides -----------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from protos import federation_pb2 as pb
 
-from .budget import Budget
+from .budget import Budget, Disclosure
 from .errors import (
     BadArtifact,
     BundleError,
@@ -39,7 +39,7 @@ from .limits import Watch
 from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
 from .stretches import Stretches
-from .tasks import Finding, account_changes, permit, report_of
+from .tasks import Finding, account_changes, permit, permit_directions, report_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -219,19 +219,23 @@ class Session:
         disclosure = permit(task, engine, self._private, self._budget, self._store.state)
         index: dict[bytes, int] = {}
         if task.WhichOneof("kind") == "directions":
-            index = self._prepare(task)
+            index, disclosure = self._prepare(task, engine)
         finding = self._stretches.compute(task, index, engine, self._private, disclosure)
         journal.tell("computed", task_id=task.task_id, segment_runs=finding.segment_runs)
         return finding
 
-    def _prepare(self, task: pb.Task) -> dict[bytes, int]:
-        """Puts scale and guides into the engine; a phase of its own where something may have to arrive."""
-        if not task.directions.guides and not task.directions.scale_sha256:
-            return self._holdings.prepare(task.task_id, task.directions)
-        start_ms = self._journal.phase("guides")
-        index = self._holdings.prepare(task.task_id, task.directions)
-        self._journal.span("guides", start_ms)
-        return index
+    def _prepare(self, task: pb.Task, engine: Engine) -> tuple[dict[bytes, int], Disclosure]:
+        """Puts scale and guides into the engine, once they make directions that the budget allows. A phase
+        of its own where something may have to arrive.
+        """
+        arriving = bool(task.directions.guides or task.directions.scale_sha256)
+        start_ms = self._journal.phase("guides") if arriving else 0.0
+        supplies = self._holdings.supplies(task.task_id, task.directions)
+        disclosure = permit_directions(task, supplies, engine, self._budget, self._store.state)
+        index = self._holdings.put(supplies)
+        if arriving:
+            self._journal.span("guides", start_ms)
+        return index, disclosure
 
     def _reach(self, update: pb.VersionUpdate) -> bool:
         """Reaches a version; False when the device must check in again, claiming none, to get a snapshot.

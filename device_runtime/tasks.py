@@ -19,9 +19,11 @@ from .budget import (
     check_directions,
     check_evaluation,
     check_examples,
+    check_scalars,
     check_scores,
     disclosed_in,
 )
+from .concentration import Supplies, weigh
 from .errors import TaskRefused, UnsupportedTask
 from .groups import Between
 from .local_update import LocalTask, draw_batch, evaluate, run_directions
@@ -82,6 +84,20 @@ def permit(
         check_evaluation(task.round, state.adapter_sha256, state.evaluated)
         return NOTHING
     raise UnsupportedTask(f"tasks of kind {kind or 'unknown'} are not known here: update the app")
+
+
+def permit_directions(
+    task: pb.Task, supplies: Supplies, engine: Engine, budget: Budget, state: State
+) -> Disclosure:
+    """Decides again once scale and guides are here, which say where a direction's energy lies.
+
+    Returns what the task discloses. Raises TaskRefused as `permit` does.
+    """
+    spans = {segment: engine.bundle.layout.segment_slice(segment) for segment in engine.segment_counts}
+    wanted = weigh(task.directions, supplies, spans, engine.head_segment)
+    account = disclosed_in(task.round, state.disclosed)
+    check_scalars(wanted, budget.resolve(engine.bundle.layout.parameters), account)
+    return wanted
 
 
 def carry_out(

@@ -215,7 +215,7 @@ class DisclosureBudget(_message.Message):
     max_scalars_per_round: _builtins.int
     """in all"""
     max_head_scalars_per_round: _builtins.int
-    """of directions that are non-zero in the head alone"""
+    """of directions in the head alone, or above all there (docs/protocol.md)"""
     min_batch_examples: _builtins.int
     """distinct examples behind every scalar; at least 8"""
     def __init__(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_runtime.budget import Budget
 from device_runtime.errors import BundleError, BundleVersionError
 from device_runtime.session import Outcome
 from device_runtime.versions import adapter_sha256
@@ -228,6 +229,28 @@ def test_a_scale_is_fetched_once_and_changes_the_scalars(world: World) -> None:
     wanted.scale_sha256 = artifact.sha256
     world.turn(world.task(4, world.unchanged(), directions=wanted))
     assert world.status == "BAD_ARTIFACT"
+
+
+def test_a_scale_that_leaves_the_head_alone_is_refused_before_anything_runs(world: World) -> None:
+    from safetensors.numpy import save
+
+    world.budget = Budget(64, max_head_scalars_per_round=3)
+    world.start()
+    world.turn(world.task(1))
+    assert world.status == "OK"
+    scale = np.ones(world.bundle.layout.parameters, np.float32)
+    scale[: world.bundle.layout.segment_slice(HEAD).start] = 1e-4
+    artifact = world.cloud.serve(save({"scale": scale}))
+    wanted = directions()
+    wanted.scale_sha256, wanted.scale_size_bytes = artifact.sha256, artifact.size_bytes
+    world.turn(world.task(2, world.unchanged(), directions=wanted))
+    assert world.status == "REFUSED_DISCLOSURE_BUDGET"
+    assert not world.cloud.reports[-1].scalars
+    assert world.cloud.reports[-1].timing.segment_runs == 0
+    wanted.steps[0].directions[0].count = 3
+    world.turn(world.task(3, world.unchanged(), directions=wanted))
+    assert world.status == "OK"
+    assert world.store.state.disclosed["3"] == [3, 3]
 
 
 # --- bundle
