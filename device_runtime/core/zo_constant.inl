@@ -1,9 +1,11 @@
 // Perturbation and update along one direction without scale and guides: z is +c or -c, and -c times anything is
 // exactly the negative of c times it. So a parameter's move is one of two numbers (perturb) or of four (update) that
-// are worked out once, and the loops only choose: in float32, 128 parameters (one block of noise) at a time, from
-// bits to sum without a buffer between. Included by zo_kernels.inl.
+// are worked out once, and the loops only choose: in float32, a group of parameters at a time, from bits to sum without
+// a pass through memory. Included by zo_kernels.inl.
 
-constexpr uint64_t kGroup = 128;
+constexpr uint64_t kSpan = 4096;                        // parameters in a chunk here: noise of many blocks at once
+constexpr uint64_t kGroup = ZO_LANES == 8 ? 256 : 128;  // parameters that an update works on together
+constexpr uint64_t kWords = kGroup / 32;                // of noise
 constexpr uint64_t kFloats = 2 * ZO_LANES;
 constexpr uint64_t kAhead = 1024;  // parameters that memory is asked for before they are needed
 
@@ -51,7 +53,7 @@ struct Groups {
   uint64_t first;
   uint64_t end;
   float* values;  // of group `first`
-  float copy[kChunk];
+  float copy[kSpan];
 };
 
 void open_groups(const Run& run, float* target, Groups* groups) {
@@ -70,20 +72,20 @@ void close_groups(const Run& run, const Groups& groups, float* target) {
 }
 
 void fill_noise(uint64_t seed, uint64_t base, uint32_t* words) {
-  uint64_t pairs[kChunk / 64];
-  fill_blocks<kChunk / 128>(seed, 0, base / 128, pairs);
+  uint64_t pairs[kSpan / 64];
+  fill_blocks<kSpan / 128>(seed, 0, base / 128, pairs);
   __builtin_memcpy(words, pairs, sizeof pairs);
 }
 
 void perturb_constant(float* theta, const Slice& slice, uint64_t seed, float move) {
   const Floats plus = Floats{} + move, minus = -plus;
-  uint32_t noise[kChunk / 32];
+  uint32_t noise[kSpan / 32];
   Groups groups;
-  for (Run run{}; next_run(slice, &run);) {
+  for (Run run{}; next_run(slice, &run, kSpan);) {
     fill_noise(seed, run.base, noise);
     open_groups(run, theta + run.done, &groups);
     float* target = groups.values;
-    for (uint64_t word = 4 * groups.first; word < 4 * groups.end; ++word, target += 32) {
+    for (uint64_t word = kWords * groups.first; word < kWords * groups.end; ++word, target += 32) {
       ask_ahead(target, 32);
       for (uint64_t part = 0; part < 32 / kFloats; ++part) {
         float* at = target + part * kFloats;
@@ -102,11 +104,14 @@ struct Rounding {
   int32_t last;
 };
 
+// x without what makes no difference: beyond 2^25 steps any value ends at the bound.
+inline double within_reach(double x) {
+  const double above = x < -kFarBeyondBound ? -kFarBeyondBound : x;
+  return above > kFarBeyondBound ? kFarBeyondBound : above;
+}
+
 inline double rounded_down(double x, int32_t bits) {
-  double v = x + (static_cast<double>(bits) * 0x1p-16 + 0x1p-17);
-  v = v < -kFarBeyondBound ? -kFarBeyondBound : v;
-  v = v > kFarBeyondBound ? kFarBeyondBound : v;
-  return floor_of(v);
+  return floor_of(x + (static_cast<double>(bits) * 0x1p-16 + 0x1p-17));
 }
 
 Rounding rounding_of(double x, const Slice& slice) {
@@ -145,7 +150,8 @@ inline __attribute__((always_inline)) void step_word(float* target, uint32_t noi
                                                _mm512_set1_epi16(static_cast<int16_t>(step->last_plus)));
   const __mmask32 above = _mm512_cmpgt_epu16_mask(_mm512_loadu_si512(bits), last);
   step_part(target, static_cast<__mmask16>(noise), static_cast<__mmask16>(above), step);
-  step_part(target + 16, static_cast<__mmask16>(noise >> 16), static_cast<__mmask16>(above >> 16), step);
+  step_part(target + 16, static_cast<__mmask16>(noise >> 16), static_cast<__mmask16>(_kshiftri_mask32(above, 16)),
+            step);
 }
 
 #else
@@ -188,7 +194,7 @@ bool is_beyond(const Step& step, float bound) {
 
 void update_constant(float* theta, const Slice& slice, uint64_t noise_seed, uint64_t update_seed, double x,
                      uint64_t* clamped) {
-  const Rounding plus = rounding_of(x, slice), minus = rounding_of(-x, slice);
+  const Rounding plus = rounding_of(within_reach(x), slice), minus = rounding_of(within_reach(-x), slice);
   const float bound = static_cast<float>(kLargestStep * slice.unit);
   Step step{Floats{} + plus.below,
             Floats{} + minus.below,
@@ -196,11 +202,11 @@ void update_constant(float* theta, const Slice& slice, uint64_t noise_seed, uint
             plus.last,
             minus.last,
             Floats{}};
-  uint32_t noise[kChunk / 32];
+  uint32_t noise[kSpan / 32];
   uint64_t pairs[kGroup / 4];
   uint16_t bits[kGroup];
   Groups groups;
-  for (Run run{}; next_run(slice, &run);) {
+  for (Run run{}; next_run(slice, &run, kSpan);) {
     fill_noise(noise_seed, run.base, noise);
     open_groups(run, theta + run.done, &groups);
     step.farthest = Floats{};
@@ -209,8 +215,8 @@ void update_constant(float* theta, const Slice& slice, uint64_t noise_seed, uint
       ask_ahead(target, kGroup);
       fill_blocks<kGroup / 8>(update_seed, 1, (run.base + group * kGroup) / 8, pairs);
       __builtin_memcpy(bits, pairs, sizeof bits);
-      for (uint64_t word = 0; word < 4; ++word)
-        step_word(target + 32 * word, noise[4 * group + word], bits + 32 * word, &step);
+      for (uint64_t word = 0; word < kWords; ++word)
+        step_word(target + 32 * word, noise[kWords * group + word], bits + 32 * word, &step);
     }
     close_groups(run, groups, theta + run.done);
     if (is_beyond(step, bound)) *clamped += take_back(theta + run.done, run.count, bound);

@@ -26,7 +26,7 @@ inline double floor_of(double v) {
 
 inline bool is_finite(double z) { return __builtin_fabs(z) <= 1.7976931348623157e308; }
 
-// A run of parameters within one aligned chunk: chunk indices first .. first + count - 1.
+// A run of parameters within one aligned chunk (of a power of two): chunk indices first .. first + count - 1.
 struct Run {
   uint64_t base;  // adapter index of the chunk
   uint64_t first;
@@ -34,13 +34,13 @@ struct Run {
   uint64_t done;  // parameters of the slice before the run
 };
 
-inline bool next_run(const Slice& slice, Run* run) {
+inline bool next_run(const Slice& slice, Run* run, uint64_t chunk = kChunk) {
   run->done += run->count;
   if (run->done >= slice.count) return false;
   const uint64_t index = slice.start + run->done;
-  run->first = index % kChunk;
+  run->first = index % chunk;
   run->base = index - run->first;
-  const uint64_t left = slice.count - run->done, room = kChunk - run->first;
+  const uint64_t left = slice.count - run->done, room = chunk - run->first;
   run->count = left < room ? left : room;
   return true;
 }
@@ -187,6 +187,7 @@ void update(float* theta, const Slice& slice, const zo_step& step, uint64_t* cla
     fill_steps(slice, step, run, x, y, nullptr);
     fill_blocks<kChunk / 8>(step.seed, 1, run.base / 8, pairs);
     __builtin_memcpy(half_words, pairs, sizeof half_words);
+    for (uint64_t i = 0; i < run.count; ++i) x[i] = within_reach(x[i]);  // alone, it is one instruction a side
     float* target = theta + run.done;
     if (step_run(target, x, half_words + run.first, run.count, slice.unit, bound))
       *clamped += take_back(target, run.count, bound);

@@ -15,7 +15,7 @@
 #endif
 
 #define ZO_LANES 8
-#define ZO_TOGETHER 2
+#define ZO_TOGETHER 4
 #define ZO_HAS_FLOOR 1
 #define ZO_TABLE kAvx512Kernels
 #include "zo_kernels.inl"

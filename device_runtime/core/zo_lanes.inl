@@ -26,6 +26,8 @@ static inline __attribute__((always_inline)) Lanes multiply_low_halves(Lanes a, 
 #endif
 }
 
+static inline Lanes exchange_halves(Lanes a) { return (a >> 32) | (a << 32); }
+
 // Writes two vectors of words so that the lanes of both alternate: low[0], high[0], low[1] ...
 static inline __attribute__((always_inline)) void store_alternating(Lanes low, Lanes high, uint64_t* out) {
 #if ZO_LANES == 8 && defined(__x86_64__)
@@ -84,7 +86,7 @@ static inline __attribute__((always_inline)) void fill_vectors(const Stream& str
   }
   uint32_t key_0 = stream.key_0 + kWeyl0, key_1 = stream.key_1 + kWeyl1;
 #pragma GCC unroll 8
-  for (int round = 2; round < 10; ++round) {
+  for (int round = 2; round < 9; ++round) {
     key_0 += kWeyl0;
     key_1 += kWeyl1;
 #pragma GCC unroll 4
@@ -96,9 +98,12 @@ static inline __attribute__((always_inline)) void fill_vectors(const Stream& str
       c3[v] = product_0;
     }
   }
-  for (int v = 0; v < kVectors; ++v)
-    store_alternating((c0[v] & 0xFFFFFFFFu) | (c1[v] << 32), (c2[v] & 0xFFFFFFFFu) | (c3[v] << 32),
-                      out + 2 * v * ZO_LANES);
+  // The last round, straight to pairs of words: a product with its halves exchanged is both words but for the xor.
+  for (int v = 0; v < kVectors; ++v) {
+    const Lanes product_0 = multiply_low_halves(c0[v], kFactor0), product_1 = multiply_low_halves(c2[v], kFactor1);
+    store_alternating(exchange_halves(product_1) ^ ((c1[v] & 0xFFFFFFFFu) ^ (key_0 + kWeyl0)),
+                      exchange_halves(product_0) ^ ((c3[v] & 0xFFFFFFFFu) ^ (key_1 + kWeyl1)), out + 2 * v * ZO_LANES);
+  }
 }
 
 // Writes kBlocks consecutive Philox4x32-10 blocks, none of them a multiple of 2^32 but the first, each as two 64-bit
