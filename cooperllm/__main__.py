@@ -3,6 +3,8 @@
 import sys
 
 from cooperllm.cli import main
+from cooperllm.lifeline import hold_on
 
 if __name__ == "__main__":
+    hold_on()
     sys.exit(main())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cooperllm.lifeline import hold_on
 from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children
 from device_runtime.errors import CooperLLMError
@@ -76,6 +77,7 @@ def _main(job_file: str, private_file: str) -> int:
 
 
 if __name__ == "__main__":
+    hold_on()
     try:
         sys.exit(_main(sys.argv[1], sys.argv[2]))
     except CooperLLMError as error:

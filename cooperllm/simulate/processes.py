@@ -1,4 +1,7 @@
-"""Child processes of a run: each in a group of its own, events read line by line, all stopped in the end."""
+"""Child processes of a run: each in a group of its own, events read line by line, all stopped in the end.
+
+Where this process is killed and can stop nobody, they end by themselves: see lifeline.py.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from cooperllm import lifeline
 
 STOP_GRACE_S = 5.0
 """How long a child has, after SIGTERM, to write down its state."""
@@ -44,11 +49,11 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered, or an event would arrive long after it happened; one thread, because many devices
         # share the CPU.
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", lifeline.VARIABLE: "1"}
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # the lifeline: closed with this process, however it ends
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment,
@@ -96,7 +101,9 @@ class Child:
         self.process.wait()
 
     def close(self) -> None:
-        """Free the pipe of a process that has ended."""
+        """Free the pipes of a process that has ended."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self._reader.join(timeout=STOP_GRACE_S)
         if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
@@ -115,6 +122,8 @@ class Children:
         former = self._children.get(name)
         if former is not None and former.running:
             raise ValueError(f"{name} is still running")
+        if former is not None:
+            former.close()
         child = self._children[name] = Child(name, command, log, self.events)
         return child
 
