@@ -131,7 +131,8 @@ class Chain {
   zo_status run_auxiliary(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;
   zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
 
-  // The gradient of sum_b weights_b * loss_b by the head's tensors, in layout order, is added to `sum`. See bundle.proto.
+  // The gradient of sum_b weights_b * loss_b by the head's tensors, in layout order, is added to `sum`: see
+  // bundle.proto.
   bool has_head_gradient() const noexcept { return head_gradient_ >= 0; }
   zo_status load_head_gradient(std::string* message) { return load_method(head_gradient_, message); }
   zo_status run_head_gradient(size_t from_slot, const double* weights, double* sum) noexcept;
@@ -173,7 +174,7 @@ class Chain {
   std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
   Buffer adapter_, ids_, mask_int_, mask_float_, labels_;
-  Buffer row_weights_, row_targets_;  // of run_head_gradient
+  Buffer row_weights_, row_targets_;            // of run_head_gradient
   std::vector<double> loss_, count_, correct_;  // of the last run of the head, by row
   // One run's tokens that have a target: their hidden states, targets and rows.
   Buffer token_hidden_, token_targets_;
