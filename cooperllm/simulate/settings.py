@@ -30,7 +30,7 @@ DEFAULT_JOB: dict[str, Any] = {
 }
 
 # What else differs where an estimator needs more than a head: two blocks, or a window. As many scalars say
-# less about many parameters, so steps are shorter; a forward of the whole chain costs, so batches are smaller.
+# less about many parameters, so steps are shorter; a forward of the whole chain costs, so batches are small.
 WHOLE_CHAIN: dict[str, Any] = {
     "active_segments": "all",
     "batch_examples": 8,
