@@ -8,24 +8,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .core_errors import meaningful
 from .directions import Direction
-from .errors import (
-    BadArtifact,
-    CooperLLMError,
-    DirectionBelowGrid,
-    DirectionOutOfRange,
-    LossNotFinite,
-    ProgramError,
-    Stopped,
-    UnsupportedTask,
-)
+from .errors import UnsupportedTask
 from .examples import Example
 from .guides import Slices
 from .local_update import Batch, Measurement
@@ -35,16 +26,6 @@ from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Sou
 if TYPE_CHECKING:
     from . import core
     from .bundle import Bundle
-
-_MEANINGS: dict[str, type[CooperLLMError]] = {
-    "OUT_OF_RANGE": DirectionOutOfRange,
-    "BELOW_GRID": DirectionBelowGrid,
-    "NOT_FINITE": BadArtifact,
-    "OFF_GRID": BadArtifact,
-    "BAD_ARGUMENT": UnsupportedTask,
-    "LOSS_NOT_FINITE": LossNotFinite,
-    "STOPPED": Stopped,
-}
 
 
 class Engine:
@@ -74,7 +55,7 @@ class Engine:
         chain, layout = bundle.manifest.chain, bundle.layout
         tensors = [(t.segment, t.offset, t.count, t.exponent, list(t.shape)) for t in layout.tensors]
         self._types = core
-        with _errors(core.CoreError):
+        with meaningful(core.CoreError):
             self._core = core.Core(
                 str(bundle.program_path),
                 tensors,
@@ -147,7 +128,7 @@ class Engine:
 
     def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
         """The hidden state that enters a segment, (B, T, D)."""
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             return self._core.hidden(self._types.Batch(*batch), segment)
 
     @property
@@ -186,14 +167,14 @@ class Engine:
 
     def set_scale(self, scale: NDArray[np.float32] | None) -> None:
         """Sets s, float32 (n,), for all directions; None is 1 everywhere."""
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             self._core.set_scale(scale)
 
     def set_guides(self, guides: Mapping[bytes, Slices]) -> dict[bytes, int]:
         """Replaces all guides; answers under which index each is now known."""
         self._core.clear_guides()
         index = {}
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             for number, (sha256, slices) in enumerate(guides.items()):
                 for segment, values in slices.items():
                     self._core.set_guide(number, segment, values)
@@ -213,7 +194,7 @@ class Engine:
 
         Exit and weight are those of a DirectionsTask.
         """
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             converted = self._batches(batches), self._directions(directions)
             return self._core.measure(*converted, epsilon, active_segments, exit_segment, global_weight)
 
@@ -221,19 +202,19 @@ class Engine:
         self, batches: list[Batch], directions: list[Direction], epsilon: float, exit_segment: int = 0
     ) -> NDArray[np.float64]:
         """The slope of the mean loss along every direction, all in the head alone, without differences."""
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             return self._core.slopes(
                 self._batches(batches), self._directions(directions), epsilon, exit_segment
             )
 
     def evaluate(self, batches: list[Batch], exit_segment: int = 0) -> tuple[float, float, int]:
         """(summed loss in nats, number of targets, right answers) over the rows of weight 1."""
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             return self._core.evaluate(self._batches(batches), exit_segment)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """The head's logits, (B, classes)."""
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             return self._core.logits(self._types.Batch(*batch))
 
     def update(
@@ -248,7 +229,7 @@ class Engine:
         """Steps the adapter; answers how many parameters met the bound. Nothing is written unless all of it
         is.
         """
-        with _errors(self._types.CoreError):
+        with meaningful(self._types.CoreError):
             converted = self._directions(directions)
             return self._core.update(epsilon, update_seed, active_segments, converted, coefficients, guides)
 
@@ -265,12 +246,3 @@ class Engine:
 
     def _directions(self, directions: Iterable[Direction]) -> list[core.Direction]:
         return [self._types.Direction(*direction[:-1]) for direction in directions]
-
-
-@contextmanager
-def _errors(core_error: type[Exception]) -> Iterator[None]:
-    """Turns the core's statuses into the error tree."""
-    try:
-        yield
-    except core_error as error:
-        raise _MEANINGS.get(getattr(error, "status", ""), ProgramError)(str(error)) from error

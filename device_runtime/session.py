@@ -25,31 +25,30 @@ from .budget import Budget, Disclosure
 from .errors import (
     BadArtifact,
     BundleError,
-    CooperLLMError,
     NotEnrolled,
     ServerRefused,
     TaskLost,
     TaskRefused,
-    VersionRefused,
 )
 from .holdings import Cloud as Supplies
 from .holdings import Holdings
 from .journal import Event, Journal, Traffic
 from .limits import Watch
+from .outbox import Cloud as Receives
+from .outbox import Outbox
 from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
 from .stretches import Stretches
-from .tasks import Finding, account_changes, permit, permit_directions, report_of
+from .tasks import Finding, permit, permit_directions
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 PROTOCOL_VERSION = 1
-LOST_PAUSE_S = 1.0
 CONDITIONS_PAUSE_S = 10.0  # between two looks while no task is held
 
 
-class Cloud(Supplies, Protocol):
+class Cloud(Supplies, Receives, Protocol):
     """What is used here of Transport."""
 
     @property
@@ -58,8 +57,6 @@ class Cloud(Supplies, Protocol):
     def enroll(self) -> pb.EnrollReply: ...
 
     def check_in(self, request: pb.CheckInRequest) -> pb.CheckInReply: ...
-
-    def send_report(self, report: pb.Report) -> pb.Ack: ...
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,10 @@ class Session:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._cloud, self._store, self._holdings, self._source = cloud, store, holdings, source
-        self._budget, self._uniform, self._new_id = budget or Budget(), uniform, new_id
+        self._budget, self._uniform = budget or Budget(), uniform
         self._journal = Journal(cloud.traffic, on_event, time_s)
         self._stretches = Stretches(watch or Watch(), self._journal, store, gauss, pause, clock)
+        self._outbox = Outbox(cloud, store, holdings, self._journal, uniform, new_id)
         self._enrolled = False
         self._private: PrivateExamples | None = None
         self._private_of: Engine | None = None
@@ -130,8 +128,8 @@ class Session:
             self._journal.phase("enroll")
             self._cloud.enroll()
             self._enrolled = True
-        if self._store.state.pending_report:
-            return self._report()
+        if self._outbox.is_pending:
+            return Outcome(wait_s=self._outbox.send())
         reply = self._check_in()
         answer = reply.WhichOneof("answer")
         if answer == "task":
@@ -195,15 +193,15 @@ class Session:
             finding = Finding.refused(refusal)
         except BundleError as error:
             # The cloud hears of it, and so does whoever runs this device: no other task can succeed.
-            self._keep_report(task, Finding.refused(BadArtifact(str(error))))
-            self._report()
+            self._outbox.keep(task, Finding.refused(BadArtifact(str(error))), self._private)
+            self._outbox.send()
             raise
         except TaskLost as error:
-            return self._lost(error)
+            return Outcome(wait_s=self._outbox.drop(error))
         if finding is None:
             return Outcome()
-        self._keep_report(task, finding)
-        return self._report()
+        self._outbox.keep(task, finding, self._private)
+        return Outcome(wait_s=self._outbox.send())
 
     def _find(self, task: pb.Task) -> Finding | None:
         """The finding of a task, or None when the device has to check in again for a snapshot first."""
@@ -254,46 +252,3 @@ class Session:
         sha256, form = update.adapter_sha256.hex(), update.WhichOneof("form")
         self._journal.tell("version", version=update.version, adapter_sha256=sha256, form=form)
         return True
-
-    def _keep_report(self, task: pb.Task, finding: Finding) -> None:
-        """Writes a report down, in one write with what it discloses. Only after that may it leave."""
-        state = self._store.state
-        report = report_of(task, finding, self._private, state, self._new_id())
-        report.timing.CopyFrom(self._journal.timing(finding.segment_runs))
-        pending = report.SerializeToString().hex()
-        self._store.update(
-            pending_report=pending, pending_round=task.round, **account_changes(task, finding, state)
-        )
-        self._store.progress.clear()
-
-    def _report(self) -> Outcome:
-        """Sends the pending report until it is acknowledged, or the cloud says that it came too late."""
-        state = self._store.state
-        report = pb.Report.FromString(bytes.fromhex(state.pending_report))
-        start_ms = self._journal.phase("report")
-        try:
-            ack = self._cloud.send_report(report)
-        except VersionRefused as error:
-            self._holdings.forget_adapter()
-            return self._lost(error)
-        except TaskLost as error:
-            return self._lost(error)
-        except NotEnrolled:
-            raise
-        except ServerRefused:
-            # Repeating it cannot help, and would keep the device from ever working again.
-            self._store.update(pending_report="")
-            raise
-        self._store.update(pending_report="")
-        self._journal.acknowledged(report, state.pending_round, ack.duplicate, start_ms)
-        return Outcome()
-
-    def _lost(self, error: CooperLLMError) -> Outcome:
-        """Drops work that nobody waits for any more. The pause keeps a confused cloud from being asked in a
-        loop.
-        """
-        self._store.update(pending_report="")
-        self._store.progress.clear()
-        wait_s = self._uniform(0.0, LOST_PAUSE_S)
-        self._journal.tell("lost", detail=error.message, wait_s=wait_s)
-        return Outcome(wait_s=wait_s)
