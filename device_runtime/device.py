@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from .background import Background
 from .budget import Budget
 from .conditions import Conditions, LinuxConditions
 from .engine import Engine
-from .errors import BundleError, CooperLLMError, Stopped
+from .errors import BundleError, Stopped
 from .examples import Example
 from .groups import GROUP_S
 from .holdings import Holdings
@@ -92,7 +92,7 @@ class Device:
             self._limits, conditions or LinuxConditions(), stopped=lambda: self._stopping.is_set()
         )
         self._stopping, self._working = threading.Event(), threading.RLock()
-        self._thread: threading.Thread | None = None
+        self._background = Background(self._fresh_session, self._stopping, on_event)
         retry = retry or Retry(sleep=self._pause)
 
         def connect(identity: Identity) -> Transport | Offline:
@@ -175,13 +175,9 @@ class Device:
 
         A session that fails is told as the event "error" and tried again at the next interval.
         """
-        if self._thread is not None:
-            return
-        self._resume()
-        self._thread = threading.Thread(
-            target=self._sessions, args=(interval_s,), name="cooperllm", daemon=True
-        )
-        self._thread.start()
+        if not self._background.runs:
+            self._resume()
+            self._background.start(interval_s)
 
     def stop(self) -> None:
         """Ends what is under way: within one segment of a computation, within a call's deadline on the
@@ -196,9 +192,7 @@ class Device:
             self._working.release()
         if self._holdings.engine is not None:
             self._holdings.engine.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
+        if self._background.join():
             self._resume()
 
     def close(self) -> None:
@@ -263,17 +257,9 @@ class Device:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _sessions(self, interval_s: float) -> None:
-        while not self._stopping.is_set():
-            self._session.forget_examples()  # the app's examples may have changed
-            pause_s = interval_s * random.uniform(0.9, 1.1)
-            try:
-                self.run_until_finished()
-            except Stopped:
-                return
-            except CooperLLMError as error:
-                self._on_event(Event("error", time.time() * 1000, {"detail": error.message}))
-            self._stopping.wait(pause_s)
+    def _fresh_session(self) -> None:
+        self._session.forget_examples()  # the app's examples may have changed
+        self.run_until_finished()
 
     def _source(self, class_names: Sequence[str] | None) -> Iterable[Example]:
         if isinstance(self._examples, FileSource):
