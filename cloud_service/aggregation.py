@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from cloud_service.directions import Direction
 from cloud_service.estimators import Measured
-from cloud_service.plan import ClientReport, ClientTask, Direction, RoundPlan
+from cloud_service.plan import ClientReport, ClientTask, RoundPlan
 
 # |rho| of normal scalars exceeds 6 deviations once in 5e8; the median of |x| is 0.6745 deviations.
 _BOUND_DEVIATIONS = 6.0

@@ -22,9 +22,10 @@ from sqlalchemy.engine import Row
 
 from cloud_service import leases, opening, rounds
 from cloud_service.chain import wanted_scores
+from cloud_service.directions import Float32
 from cloud_service.federation import Federation
 from cloud_service.messages import task_guides
-from cloud_service.plan import Float32, RoundPlan, RoundState
+from cloud_service.plan import RoundPlan, RoundState
 from cloud_service.preparation import Preparation
 from cloud_service.store import guides, jobs, latest_version, one, unfinished_round, versions
 from cloud_service.store import metrics as metric_rows

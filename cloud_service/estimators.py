@@ -32,7 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.plan import Direction, Float32, Float64, Guides, GuideTerm, RoundSettings
+from cloud_service.directions import Direction, Float32, Float64, Guides, GuideTerm
+from cloud_service.plan import RoundSettings
 from device_runtime.core import kernels
 from device_runtime.zo import direction as zo
 from device_runtime.zo.layout import Layout

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.plan import Float32, Float64, Guide, Guides
+from cloud_service.directions import Float32, Float64, Guide, Guides
 from device_runtime.bundle import Bundle
 from device_runtime.examples import Example
 from device_runtime.text import Tokenizer

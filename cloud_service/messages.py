@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from cloud_service.plan import ClientTask, Direction, Guide, GuideTerm, Record, RoundPlan
+from cloud_service.directions import Direction, Guide, GuideTerm, Record
+from cloud_service.plan import ClientTask, RoundPlan
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
 

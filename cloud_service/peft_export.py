@@ -13,8 +13,8 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from cloud_service.directions import Float32
 from cloud_service.peft_words import words_snippet
-from cloud_service.plan import Float32
 from device_runtime.bundle import Bundle
 from device_runtime.errors import BundleError
 from device_runtime.lora_fa import frozen_factor

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from safetensors.numpy import load, save
 
 from cloud_service.artifacts import Artifacts
+from cloud_service.directions import Float32, Guide, Guides
 from cloud_service.job import Job
 from cloud_service.messages import guide_bytes
 from cloud_service.metrics import Metrics
-from cloud_service.plan import Float32, Guide, Guides, RoundState
+from cloud_service.plan import RoundState
 from cloud_service.store import Store, guides, jobs, metrics, one, prepared, versions
 from cloud_service.versions import version_row
 from device_runtime.errors import StoreError

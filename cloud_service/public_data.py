@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cloud_service.directions import Float32, Guides
 from cloud_service.job import Job
-from cloud_service.plan import Float32, Guides, RoundState
+from cloud_service.plan import RoundState
 from cloud_service.preparation import NoPublicSide, PublicSide
 from device_runtime.bundle import Bundle
 from device_runtime.examples import Example, read_examples

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cloud_service.directions import Float32, Float64
 from cloud_service.guides import Objective
-from cloud_service.plan import Float32, Float64
 from device_runtime.zo.grid import STEPS, round_to_grid
 from device_runtime.zo.layout import Layout
 

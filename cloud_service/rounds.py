@@ -19,15 +19,12 @@ import numpy as np
 
 from cloud_service import aggregation, chain, estimators, rectify, step
 from cloud_service.diagnostics import Diagnostics, counted
+from cloud_service.directions import Float32, Float64, Guides, Record
 from cloud_service.estimators import Estimate
 from cloud_service.plan import (
     ClientReport,
     ClientTask,
     CohortMember,
-    Float32,
-    Float64,
-    Guides,
-    Record,
     RoundPlan,
     RoundSettings,
     RoundState,

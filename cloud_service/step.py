@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloud_service import estimators
+from cloud_service.directions import Float32, Float64, GuideTerm, Record
 from cloud_service.estimators import Estimate, Measured
-from cloud_service.plan import Float32, Float64, GuideTerm, Record, RoundPlan
+from cloud_service.plan import RoundPlan
 from device_runtime.zo import direction as zo
 from device_runtime.zo.spsa import Update
 

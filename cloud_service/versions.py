@@ -17,8 +17,9 @@ from safetensors.numpy import load, save
 from sqlalchemy.engine import Connection, Row
 
 from cloud_service.artifacts import Artifacts
+from cloud_service.directions import Record
 from cloud_service.messages import record_message
-from cloud_service.plan import Record, RoundState
+from cloud_service.plan import RoundState
 from cloud_service.store import guides, reports, tasks, versions
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256, decode_delta, encode_delta

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from cloud_service.directions import Float32, Guide, Guides
 from cloud_service.job import Job, from_table
-from cloud_service.plan import Float32, Guide, Guides, RoundState
+from cloud_service.plan import RoundState
 from cloud_service.serve import Addresses, ServeOptions, Service
 from device_runtime.bundle import Bundle
 from device_runtime.zo.layout import Layout

@@ -10,16 +10,8 @@ import pytest
 from cloud_service import aggregation, estimators, messages, opening, rounds
 from cloud_service.chain import ChainSettings
 from cloud_service.diagnostics import Diagnostics
-from cloud_service.plan import (
-    ClientReport,
-    CohortMember,
-    Float32,
-    Guide,
-    Guides,
-    RoundPlan,
-    RoundSettings,
-    RoundState,
-)
+from cloud_service.directions import Float32, Guide, Guides
+from cloud_service.plan import ClientReport, CohortMember, RoundPlan, RoundSettings, RoundState
 from device_runtime.zo.grid import round_to_grid
 from device_runtime.zo.layout import Layout
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cloud_service import estimators
+from cloud_service.directions import Float32, Float64, Guide, Guides
 from cloud_service.estimators import Measured
-from cloud_service.plan import Float32, Float64, Guide, Guides, RoundSettings
+from cloud_service.plan import RoundSettings
 from device_runtime.zo.layout import Layout
 
 LAYOUT = Layout.build([("a", 0, (3,), 20), ("b", 1, (2, 4), 20)])

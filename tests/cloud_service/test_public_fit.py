@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cloud_service.plan import Float64
+from cloud_service.directions import Float64
 from cloud_service.public_fit import lbfgs, on_grid
 from device_runtime.zo.layout import Layout
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud_service.directions import Float32
 from cloud_service.job import Job, from_table
-from cloud_service.plan import Float32, RoundState
+from cloud_service.plan import RoundState
 from device_runtime.bundle import Bundle
 from device_runtime.zo.grid import round_to_grid
 

@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from cloud_service import aggregation, estimators, messages, rounds
-from cloud_service.plan import (
-    ClientReport,
-    CohortMember,
-    Float32,
-    Guide,
-    Guides,
-    Record,
-    RoundPlan,
-    RoundSettings,
-    RoundState,
-)
+from cloud_service.directions import Float32, Guide, Guides, Record
+from cloud_service.plan import ClientReport, CohortMember, RoundPlan, RoundSettings, RoundState
 from device_runtime.zo import direction as zo
 from device_runtime.zo.grid import round_to_grid
 from device_runtime.zo.layout import Layout

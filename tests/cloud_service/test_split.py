@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cloud_service import estimators, split
+from cloud_service.directions import Guides
 from cloud_service.job import Job, from_table
-from cloud_service.plan import CohortMember, Guides, RoundSettings
+from cloud_service.plan import CohortMember, RoundSettings
 from cloud_service.rounds import directions_within
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
