@@ -53,25 +53,15 @@ class PublicData:
 
         if self._job.start != "public_fit" or not self._public:
             return adapter
-        if self._job.estimator != "chainfed":
-            return fit(self._objective, adapter, self._fitting_scale).adapter
-        return self._fit_chain(adapter)
-
-    def _fit_chain(self, adapter: Float32) -> Float32:
-        """A fit of the head alone, which costs little, chooses the penalty; then all segments are fitted.
-
-        An auxiliary branch of untrained bottlenecks changes nothing that it is given: the second fit is what
-        lets a chain's global loss say something before its last stage.
-        """
-        from cloud_service.public_fit import FOLDS, PENALTIES, fit
-
-        penalties: Sequence[float] = PENALTIES
         head = len(self._model.segments)
-        if head in self._segments:
-            of_head = fit(self._over(self._public, (head,)), adapter, self._fitting_scale)
-            adapter, penalties = of_head.adapter, (of_head.penalty,)
-        folds = FOLDS if len(penalties) > 1 else 0
-        return fit(self._objective, adapter, self._fitting_scale, penalties, folds).adapter
+        if head not in self._segments or self._segments == (head,):
+            return fit(self._objective, adapter, self._fitting_scale).adapter
+        # The head alone costs little, so it chooses the penalty: thirty fits of the whole chain take many
+        # minutes. The second fit is also what lets a chain's global loss say something before its last stage:
+        # an auxiliary branch of untrained bottlenecks changes nothing that it is given.
+        of_head = fit(self._over(self._public, (head,)), adapter, self._fitting_scale)
+        penalties = (of_head.penalty,)
+        return fit(self._objective, of_head.adapter, self._fitting_scale, penalties, folds=0).adapter
 
     def scale(self, adapter: Float32) -> Float32 | None:
         return self._fitting_scale if self._job.scale == "public" and self._public else None

@@ -34,7 +34,7 @@ DEFAULT_JOB: dict[str, Any] = {
 WHOLE_CHAIN: dict[str, Any] = {
     "active_segments": "all",
     "batch_examples": 8,
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
     "rounds": 40,
 }
 
