@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from cloud_service import leases, opening, rounds
 from cloud_service.chain import wanted_scores
 from cloud_service.directions import Float32
 from cloud_service.federation import Federation
+from cloud_service.head_share import counts_as_head
 from cloud_service.messages import task_guides
 from cloud_service.plan import RoundPlan, RoundState
 from cloud_service.preparation import Preparation
@@ -163,6 +164,8 @@ class Conductor:
             self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )
         settings = opening.staged(whole, self.federation.schedule, state)
+        of_head = counts_as_head(settings, found, self.preparation.scale(), self.layout)
+        settings = replace(settings, counts_as_head=of_head)
         chosen = [item for item in known if item.client_id in cohort]
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
         self._commit_opening(number, plan, cohort, state)

@@ -51,6 +51,7 @@ class RoundSettings:
     exit_segment: int = 0  # with chainfed, see federation.proto; 0: the whole chain runs
     global_weight: float = 0.0
     chain: ChainSettings | None = None
+    counts_as_head: bool = False  # by the devices' rule, whatever the segments; see head_share.py
 
 
 @dataclass(frozen=True)

@@ -112,10 +112,10 @@ def _measuring(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[S
 def directions_within(member: CohortMember, settings: RoundSettings, layout: Layout) -> int:
     """Directions of each step that a member's disclosure budget allows, at most what the settings ask for.
 
-    Directions in the last segment alone (the head) count against the head's budget too.
+    Directions in the last segment alone (the head), or above all there, count against the head's budget too.
     """
     allowed = member.max_scalars_per_round
-    if set(settings.active_segments) <= {layout.segments[-1]}:
+    if settings.counts_as_head or set(settings.active_segments) <= {layout.segments[-1]}:
         allowed = min(allowed, member.max_head_scalars_per_round)
     return min(settings.directions_per_task, allowed // settings.local_steps)
 
