@@ -6,7 +6,7 @@
 constexpr uint64_t kSpan = 4096;                        // parameters in a chunk here: noise of many blocks at once
 constexpr uint64_t kGroup = ZO_LANES == 8 ? 256 : 128;  // parameters that an update works on together
 constexpr uint64_t kWords = kGroup / 32;                // of noise
-constexpr uint64_t kFloats = 2 * ZO_LANES;
+constexpr uint64_t kFloats = uint64_t{2} * ZO_LANES;
 constexpr uint64_t kAhead = 512;  // parameters that memory is asked for before they are needed
 
 typedef float Floats __attribute__((vector_size(kFloats * 4)));

@@ -1,7 +1,7 @@
 // The loops, written so that the compiler vectorises them; compiled once for each instruction set, which defines
-// ZO_LANES, ZO_HAS_FLOOR and ZO_TABLE. No call into the C++ library: its inline functions would be shared between
-// instruction sets. Every operation is an IEEE double or float operation in the order written (no FMA, no
-// reassociation), so all sets and the NumPy twin give the same bits.
+// ZO_LANES, ZO_TOGETHER (vectors of Philox blocks), ZO_HAS_FLOOR and ZO_TABLE. No call into the C++ library: its inline
+// functions would be shared between instruction sets. Every operation is an IEEE double or float operation in the order
+// written (no FMA, no reassociation), so all sets and the NumPy twin give the same bits.
 
 namespace cooperllm {
 namespace {

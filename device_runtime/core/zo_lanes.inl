@@ -1,5 +1,5 @@
 // Vectors of 64-bit lanes and Philox4x32-10 on them, one block a lane. Included by each instruction set's file, which
-// defines ZO_LANES; no include guard on purpose.
+// defines ZO_LANES and ZO_TOGETHER; no include guard on purpose.
 
 typedef uint64_t Lanes __attribute__((vector_size(ZO_LANES * 8)));
 
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void store_alternating(Lanes low, L
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute2x128_si256(even, odd, 0x20));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 4), _mm256_permute2x128_si256(even, odd, 0x31));
 #else
-  for (int lane = 0; lane < ZO_LANES; ++lane) {
+  for (uint64_t lane = 0; lane < ZO_LANES; ++lane) {
     out[2 * lane] = low[lane];
     out[2 * lane + 1] = high[lane];
   }
@@ -74,10 +74,10 @@ static inline Stream stream_of(uint64_t seed, uint32_t stream, uint64_t first_bl
 
 // Blocks done .. done + kVectors * ZO_LANES - 1 of a stream. Several vectors take turns: each alone would wait for its
 // own multiplications.
-template <int kVectors>
+template <uint64_t kVectors>
 static inline __attribute__((always_inline)) void fill_vectors(const Stream& stream, uint64_t done, uint64_t* out) {
   Lanes c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
+  for (uint64_t v = 0; v < kVectors; ++v) {
     const Lanes first_0 = multiply_low_halves(kLaneNumbers + (stream.first + done + v * ZO_LANES), kFactor0);
     c1[v] = multiply_low_halves((first_0 >> 32) ^ stream.key_1, kFactor1);
     c0[v] = (c1[v] >> 32) ^ stream.same_c1;
@@ -90,7 +90,7 @@ static inline __attribute__((always_inline)) void fill_vectors(const Stream& str
     key_0 += kWeyl0;
     key_1 += kWeyl1;
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+    for (uint64_t v = 0; v < kVectors; ++v) {
       const Lanes product_0 = multiply_low_halves(c0[v], kFactor0), product_1 = multiply_low_halves(c2[v], kFactor1);
       c0[v] = (product_1 >> 32) ^ c1[v] ^ key_0;
       c1[v] = product_1;
@@ -99,7 +99,7 @@ static inline __attribute__((always_inline)) void fill_vectors(const Stream& str
     }
   }
   // The last round, straight to pairs of words: a product with its halves exchanged is both words but for the xor.
-  for (int v = 0; v < kVectors; ++v) {
+  for (uint64_t v = 0; v < kVectors; ++v) {
     const Lanes product_0 = multiply_low_halves(c0[v], kFactor0), product_1 = multiply_low_halves(c2[v], kFactor1);
     store_alternating(exchange_halves(product_1) ^ ((c1[v] & 0xFFFFFFFFu) ^ (key_0 + kWeyl0)),
                       exchange_halves(product_0) ^ ((c3[v] & 0xFFFFFFFFu) ^ (key_1 + kWeyl1)), out + 2 * v * ZO_LANES);
@@ -109,11 +109,11 @@ static inline __attribute__((always_inline)) void fill_vectors(const Stream& str
 // Writes kBlocks consecutive Philox4x32-10 blocks, none of them a multiple of 2^32 but the first, each as two 64-bit
 // words, low word first: in memory the four 32-bit words of a block in order, on a little-endian machine. Salmon et
 // al. 2011, section 4.2.
-template <int kBlocks>
+template <uint64_t kBlocks>
 static inline __attribute__((always_inline)) void fill_blocks(uint64_t seed, uint32_t stream, uint64_t first_block,
                                                               uint64_t* out) {
-  constexpr int kVectors = kBlocks >= ZO_TOGETHER * ZO_LANES ? ZO_TOGETHER : 1;
+  constexpr uint64_t kVectors = kBlocks >= uint64_t{ZO_TOGETHER} * ZO_LANES ? ZO_TOGETHER : 1;
   const Stream common = stream_of(seed, stream, first_block);
-  for (int done = 0; done < kBlocks; done += kVectors * ZO_LANES)
-    fill_vectors<kVectors>(common, static_cast<uint64_t>(done), out + 2 * done);
+  for (uint64_t done = 0; done < kBlocks; done += kVectors * ZO_LANES)
+    fill_vectors<kVectors>(common, done, out + 2 * done);
 }
