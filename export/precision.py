@@ -1,7 +1,7 @@
 """Precision of the frozen weights: fp32, int8 or int4, for the lowering alone.
 
 What the cloud differentiates stays float32. In a quantised program each frozen matrix product takes its
-weight in 8 bits with one scale an output, or in 4 bits with one scale for 32 inputs of an output, and its
+weight in 8 bits with one scale an output, or in 4 bits with one scale for 64 inputs of an output, and its
 input in 8 bits with one scale and zero point a token, found at run time (torchao's
 Int8DynamicActivationIntxWeightConfig; XNNPACK runs such a product whole). The word table, where a model has a
 large one, is kept in the same bits. Norms, masks, position tables, head and adapter stay float32.
@@ -23,7 +23,11 @@ from export.blocks import FrozenLinear
 from export.embedding import Embed
 from export.tasks.language_head import LanguageHead
 
-GROUP = 32  # inputs that share a scale in 4 bits; a multiple of it is what XNNPACK takes
+GROUP = 32  # columns of a table that share a scale in 4 bits
+# Inputs of an output that share one, the first that divides them. XNNPACK takes multiples of 32. A forward of
+# MiniLM takes 30 ms with 32, 24 with 64 and 22 with 128; the correlation of its projected gradients at the best
+# epsilon is then 0.97, 0.96 and 0.94.
+GROUPS = (64, 32)
 ROWS = 4096  # of a word table that are rounded at a time
 
 
@@ -100,9 +104,10 @@ def _matrix(weight: torch.Tensor, precision: str) -> torch.Tensor:
 
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
-    if precision == "int4" and weight.shape[1] % GROUP == 0:
+    group = next((size for size in GROUPS if weight.shape[1] % size == 0), None)
+    if precision == "int4" and group is not None:
         four_bits: Any = getattr(torch, "int4")  # noqa: B009 - torch's stubs do not know it
-        config = Int8DynamicActivationIntxWeightConfig(four_bits, PerGroup(GROUP))
+        config = Int8DynamicActivationIntxWeightConfig(four_bits, PerGroup(group))
     else:
         config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
     quantize_(linear, config)
