@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     precision = ["--precision", "fp32", "--fidelity-directions", "0"]
     assert run(parser.parse_args(options + sizes + precision)) == 0
     return Bundle.open(folder)
+
+
+@pytest.fixture(scope="session")
+def one_layer(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT's first layer alone: half as long to lower."""
+    folder = tmp_path_factory.mktemp("one") / "one-layer"
+    shutil.copytree(tiny_source, folder)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "num_hidden_layers": 1}))
+    return folder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,19 +27,10 @@ WORDS = ("a", "fine", "film", "of", "the", "whale", "in", "sea", "is", "blue", "
 
 
 @pytest.fixture(scope="module")
-def source(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("one") / "one-layer"
-    shutil.copytree(tiny_source, folder)
-    fields = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**fields, "num_hidden_layers": 1}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(one_layer: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from export.writer import Options, write_bundle
 
-    options = Options(model=str(source), class_names=CLASSES, max_tokens=32, batch_examples=4)
+    options = Options(model=str(one_layer), class_names=CLASSES, max_tokens=32, batch_examples=4)
     return write_bundle(options, tmp_path_factory.mktemp("slopes") / "bundle")
 
 
@@ -68,7 +57,7 @@ def realised(bundle: Bundle, seed: int) -> np.ndarray:
 
 
 def test_slopes_are_autograds_along_the_rounded_directions(
-    engine: Engine, bundle: Bundle, source: Path
+    engine: Engine, bundle: Bundle, one_layer: Path
 ) -> None:
     from export.model import build
 
@@ -76,7 +65,7 @@ def test_slopes_are_autograds_along_the_rounded_directions(
     before = engine.adapter.copy()
     found = engine.slopes(batches, noise(engine, 16), EPSILON)
     assert np.array_equal(engine.adapter, before)
-    model = build(bundle.manifest, str(source))
+    model = build(bundle.manifest, str(one_layer))
     model.load_adapter(engine.adapter)
     gradients = [model.gradient(batch)[1].astype(np.float64) for batch in batches]
     head = bundle.layout.segment_slice(engine.head_segment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,6 @@ from tests.export.language_models import LANGUAGE_MODELS, save_language_model
 from tests.export.test_program import EMBED_OPERATORS, GRADIENT_OPERATORS, HEAD_OPERATORS
 
 CALIBRATION = Path(__file__).parents[2] / "cooperllm" / "data" / "public.tsv"
-
-
-@pytest.fixture(scope="module")
-def one_layer(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny BERT's first layer alone: half as long to lower."""
-    folder = tmp_path_factory.mktemp("one") / "one-layer"
-    shutil.copytree(tiny_source, folder)
-    fields = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**fields, "num_hidden_layers": 1}))
-    return folder
 
 
 @pytest.fixture(scope="module")
