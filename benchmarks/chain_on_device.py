@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from pathlib import Path
 
 import device_runtime.command
 import device_runtime.device
-from benchmarks.processes import answer, turns, wait_for_reading
+from benchmarks.processes import answer, status, turns, wait_for_reading
 from benchmarks.step_inputs import batch_arrays
 from device_runtime.bundle import Bundle
 from device_runtime.directions import Direction
@@ -50,9 +50,8 @@ class Device:
 
 def held_bytes() -> dict[str, int]:
     """What this process holds now."""
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    sizes = {"rss_bytes": "VmRSS", "anonymous_bytes": "RssAnon"}
-    return {name: 1024 * int(fields[key].split()[0]) for name, key in sizes.items()}
+    sizes = status(os.getpid())
+    return {"rss_bytes": sizes["VmRSS"], "anonymous_bytes": sizes["RssAnon"]}
 
 
 def main(folder: str, tokens: int, directions: int, threads: int) -> None:

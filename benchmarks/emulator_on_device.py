@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 import device_runtime.command
 import device_runtime.device
+from benchmarks.processes import status
 from benchmarks.program import open_core
 from benchmarks.step_inputs import batch_arrays
 from device_runtime import core
@@ -84,7 +86,7 @@ def random_kernels() -> dict[str, Any]:
 
 def step(folder: str, tokens: int, count: int) -> dict[str, Any]:
     """One evaluation, then `count` directions in all segments, then an update with fixed coefficients."""
-    imported = _memory()["VmRSS"]
+    imported = status(os.getpid())["VmRSS"]
     bundle = Bundle.open(folder)
     device = open_core(bundle, threads=1)
     batch = core.Batch(*batch_arrays(bundle, tokens))
@@ -97,7 +99,7 @@ def step(folder: str, tokens: int, count: int) -> dict[str, Any]:
     measured_s = time.perf_counter() - begin
     restored = sha256(device.adapter) == before
     device.update(EPSILON, 1, segments, directions, [COEFFICIENT] * count)
-    memory = _memory()
+    memory = status(os.getpid())
     return {
         "loss": loss / examples,
         "rho": measured.rho.tolist(),
@@ -109,12 +111,6 @@ def step(folder: str, tokens: int, count: int) -> dict[str, Any]:
         "imported_rss_bytes": imported,
         "peak_rss_bytes": memory["VmHWM"],
     }
-
-
-def _memory() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = (line.split() for line in lines if line.endswith(" kB"))
-    return {name.rstrip(":"): int(value) * 1024 for name, value, _ in fields}
 
 
 def main(what: str, *arguments: str) -> None:

@@ -58,14 +58,8 @@ def bundle_of(name: str, precision: str, anew: bool = False, source: Path | None
         print(f"exporting {name} in {precision} to {folder}", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cooperllm", "export", "--model", str(source), "--classes", CLASSES]
-        command += [
-            "--target-modules",
-            TARGETS.get(name, "q_proj,v_proj"),
-            "--pooling",
-            "mean",
-            "--out",
-            str(folder),
-        ]
+        targets = TARGETS.get(name, "q_proj,v_proj")
+        command += ["--target-modules", targets, "--pooling", "mean", "--out", str(folder)]
         command += ["--precision", precision, "--fidelity-directions", "0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +41,6 @@ GOALS: dict[str, tuple[float | None, float | None]] = {
     "AdamW, all weights": (None, 0.1),
 }
 LARGE = "opt-1.3b"
-CLASSES = "alarms,calendar,lists_notes,media,messages,smart_home,weather"
 ROWS = {
     "device": ("benchmarks.step_on_device",),
     "MeZO, all weights": ("benchmarks.step_in_torch", "mezo", "all"),
@@ -54,33 +52,21 @@ MEASURES = ("peak_rss", "peak_anonymous", "growth_rss", "growth_anonymous")
 
 
 def default_bundle() -> Path:
-    """The default bundle (MiniLM, fp32, every segment active), exported once and kept in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "cooperllm" / "benchmarks" / "minilm"
-    if not (folder / "manifest.json").exists():
-        print(f"exporting the default bundle to {folder}", file=sys.stderr)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "cooperllm", "export", "--classes", CLASSES, "--out", str(folder)]
-        command += ["--precision", "fp32", "--fidelity-directions", "0"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
+    """MiniLM in fp32, every segment active, exported once and kept in the user's cache."""
+    return bundle_of("minilm", "fp32")
 
 
-def bundle_and_source(shape: str, precision: str) -> tuple[Path, str]:
-    """The folder of a shape's bundle, and that of its weights ("" for the packaged ones)."""
-    if shape == "minilm" and precision == "fp32":
-        return default_bundle(), ""
-    if shape == LARGE:
-        return bundle_of(shape, precision, source=checkpoint(shape)), str(checkpoint(shape))
-    return bundle_of(shape, precision), str(source_of(shape))
+def source_folder(shape: str) -> Path:
+    """The folder with a shape's weights."""
+    return checkpoint(shape) if shape == LARGE else source_of(shape)
 
 
-def measure(folder: Path, source: str, steps: int, threads: int, names: list[str]) -> dict[str, Any]:
+def measure(folder: Path, source: Path, steps: int, threads: int, names: list[str]) -> dict[str, Any]:
     """Runs these rows; memory in bytes, times as the median over the steps."""
     rows: dict[str, Any] = {}
     for name in names:
         module, *arguments = ROWS[name]
-        files = [str(folder)] if name == "device" else [str(folder), source]
+        files = [str(folder)] if name == "device" else [str(folder), str(source)]
         numbers = [str(TOKENS), str(steps), str(threads)]
         memory, figures = run_child(module, *arguments, *files, *numbers, threads=threads)
         rows[name] = figures | asdict(memory) | _growth(memory)
@@ -144,9 +130,8 @@ def main() -> int:
     steps = 3 if arguments.quick else arguments.steps
     names = [name for name in ROWS if arguments.shape != LARGE or name != "AdamW, all weights"]
     try:
-        folder, source = arguments.bundle, ""
-        if folder is None:
-            folder, source = bundle_and_source(arguments.shape, arguments.precision)
+        source = source_folder(arguments.shape)
+        folder = arguments.bundle or bundle_of(arguments.shape, arguments.precision, source=source)
         rows = measure(folder, source, steps, arguments.threads, names)
     except RuntimeError as error:
         print(error, file=sys.stderr)

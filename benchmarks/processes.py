@@ -87,7 +87,7 @@ class Child:
         if self._line() != "imported":
             self.end()
             raise RuntimeError(f"{module} failed: see above")
-        self._imported = _status(self._process.pid)
+        self._imported = status(self._process.pid)
 
     def ask(self, line: str) -> dict[str, Any]:
         """Sends a line and returns what the child answers, watching its memory meanwhile."""
@@ -104,7 +104,7 @@ class Child:
     @property
     def memory(self) -> Memory:
         """Of the child up to now."""
-        peak_rss = _status(self._process.pid)["VmHWM"]
+        peak_rss = status(self._process.pid)["VmHWM"]
         at_start = (self._imported["VmRSS"], self._imported["RssAnon"])
         return Memory(*at_start, peak_rss, self._peak_anonymous_bytes)
 
@@ -141,7 +141,7 @@ def _watch(child: subprocess.Popen[str]) -> int:
     while True:
         readable, _, _ = select.select([child.stdout], [], [], 0)
         try:
-            peak = max(peak, _status(child.pid).get("RssAnon", 0))
+            peak = max(peak, status(child.pid).get("RssAnon", 0))
         except FileNotFoundError:
             return peak
         if readable or child.poll() is not None:
@@ -149,7 +149,8 @@ def _watch(child: subprocess.Popen[str]) -> int:
         time.sleep(SAMPLE_S)
 
 
-def _status(pid: int) -> dict[str, int]:
+def status(pid: int) -> dict[str, int]:
+    """A process's sizes in /proc/PID/status, in bytes, by the kernel's names: VmRSS, VmHWM, RssAnon …"""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): int(value) * 1024 for name, value, _ in fields}

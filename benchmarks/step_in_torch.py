@@ -59,16 +59,15 @@ def adamw_step(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor])
     return step
 
 
-def lean_model(bundle: Bundle, model: str) -> Model:
+def lean_model(bundle: Bundle, folder: str) -> Model:
     """The torch model without transformers, whose import would be a third of what this process holds.
 
     Only its configuration classes are needed of it, and a file says all but two of what is read.
     """
     manifest = bundle.manifest
-    source = locate(model or manifest.source.model, manifest.source.revision)
     network = network_of(
         manifest,
-        source,
+        locate(folder),
         manifest.chain.segments,
         lambda fields: SimpleNamespace(**{"is_decoder": False, "tie_word_embeddings": True, **fields}),
     )

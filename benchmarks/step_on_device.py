@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import device_runtime.command
 import device_runtime.device
-from benchmarks.processes import finish, wait_for_reading
+from benchmarks.processes import finish, status, wait_for_reading
 from benchmarks.program import open_core
 from benchmarks.step_inputs import batch_arrays
 from device_runtime import core
@@ -21,8 +21,7 @@ LEARNING_RATE = 1e-4
 
 def anonymous_bytes() -> int:
     """What this process holds now."""
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(fields["RssAnon"].split()[0])
+    return status(os.getpid())["RssAnon"]
 
 
 def main(folder: str, tokens: int, steps: int, threads: int) -> None:

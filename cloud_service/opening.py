@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from cloud_service.chain import ChainSettings, Stage, begin, stage_of, wanted_scores
+from cloud_service.chain import ChainSettings, ChainState, Stage, begin, stage_of, wanted_scores
 from cloud_service.job import Job
 from cloud_service.leases import MEASURING
 from cloud_service.plan import ClientReport, CohortMember, RoundSettings, RoundState
@@ -54,10 +54,10 @@ def staged(settings: RoundSettings, chain: ChainSettings | None, state: RoundSta
     """The settings of the round about `state`, narrowed to the stage that ChainFed's schedule is in."""
     if chain is None:
         return settings
-    stage = stage_at(chain, state)
-    if stage is None:
+    found = stage_at(chain, state)
+    if found is None:
         return replace(settings, chain=chain)
-    now = state.chain or begin(chain, state.version)
+    now, stage = found
     return replace(
         settings,
         chain=chain,
@@ -71,21 +71,22 @@ def staged(settings: RoundSettings, chain: ChainSettings | None, state: RoundSta
     )
 
 
-def stage_at(chain: ChainSettings, state: RoundState) -> Stage | None:
-    """The stage that the round about `state` belongs to; None where it is the one that asks for scores."""
+def stage_at(chain: ChainSettings, state: RoundState) -> tuple[ChainState, Stage] | None:
+    """Where the schedule stands in the round about `state`, and its stage; None where it asks for scores."""
     if wanted_scores(chain, state.version):
         return None
-    return stage_of(chain, state.chain or begin(chain, state.version))
+    now = state.chain or begin(chain, state.version)
+    return now, stage_of(chain, now)
 
 
 def keep_stage(connection: Connection, chain: ChainSettings, state: RoundState) -> int | None:
     """Writes a round's stage down for operators and answers its number; None in a round that asks for
     scores.
     """
-    stage = stage_at(chain, state)
-    if stage is None:
+    found = stage_at(chain, state)
+    if found is None:
         return None
-    now = state.chain or begin(chain, state.version)
+    now, stage = found
     facts = {
         "stage": stage.number,
         "stages": stage.count,
@@ -146,11 +147,8 @@ def reports_of(connection: Connection, round_number: int) -> tuple[list[ClientRe
     for row in connection.execute(query).all():
         body = pb.Report.FromString(row.body)
         if body.status == pb.REPORT_STATUS_OK:
-            found.append(_client_report(row.client_id, body))
+            scalars, scores = tuple(body.scalars), tuple(body.segment_scores)
+            found.append(ClientReport(row.client_id, scalars, body.examples, scores))
         else:
             refusal = f"{pb.ReportStatus.Name(body.status)} {body.detail}"
     return found, refusal
-
-
-def _client_report(client_id: str, body: pb.Report) -> ClientReport:
-    return ClientReport(client_id, tuple(body.scalars), body.examples, tuple(body.segment_scores))

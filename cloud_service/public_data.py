@@ -60,8 +60,7 @@ class PublicData:
         # minutes. The second fit is also what lets a chain's global loss say something before its last stage:
         # an auxiliary branch of untrained bottlenecks changes nothing that it is given.
         of_head = fit(self._over(self._public, (head,)), adapter, self._fitting_scale)
-        penalties = (of_head.penalty,)
-        return fit(self._objective, of_head.adapter, self._fitting_scale, penalties, folds=0).adapter
+        return fit(self._objective, of_head.adapter, self._fitting_scale, (of_head.penalty,), folds=0).adapter
 
     def scale(self, adapter: Float32) -> Float32 | None:
         return self._fitting_scale if self._job.scale == "public" and self._public else None

@@ -21,7 +21,7 @@ from device_runtime.zo.grid import STEPS, round_to_grid
 from device_runtime.zo.layout import Layout
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-FOLDS = 5
+_FOLDS = 5
 _STEPS = 40
 _MEMORY = 10
 # Of the grid's bound: room for training that starts from the fit.
@@ -44,7 +44,7 @@ def fit(
     start: Float32,
     scale: Float32 | None,
     penalties: Sequence[float] = PENALTIES,
-    folds: int = FOLDS,
+    folds: int = _FOLDS,
 ) -> Fit:
     """Chooses the penalty by cross-validation (best accuracy, then loss), then fits all examples with it.
 

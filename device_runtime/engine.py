@@ -245,4 +245,5 @@ class Engine:
         return [self._types.Batch(*batch) for batch in batches]
 
     def _directions(self, directions: Iterable[Direction]) -> list[core.Direction]:
+        # All but `exact`, the last: which of the core's calls measures a direction is said by the call.
         return [self._types.Direction(*direction[:-1]) for direction in directions]

@@ -74,8 +74,12 @@ class Progress:
 
 def _sealed(before: str, content: object) -> tuple[str, bytes]:
     text = json.dumps(content)
-    seal = hashlib.sha256((before + text).encode()).hexdigest()[:_SEAL_DIGITS]
+    seal = _seal(before, text)
     return seal, f"{seal} {text}\n".encode()
+
+
+def _seal(before: str, text: str) -> str:
+    return hashlib.sha256((before + text).encode()).hexdigest()[:_SEAL_DIGITS]
 
 
 def _read(path: Path) -> tuple[str, list[float], str, int]:
@@ -83,7 +87,7 @@ def _read(path: Path) -> tuple[str, list[float], str, int]:
     task_id, scalars, before, size_bytes = "", list[float](), "", 0
     for line in (read_or_none(path) or b"").splitlines(keepends=True):
         seal, _, text = line.decode(errors="replace").partition(" ")
-        if not text.endswith("\n") or hashlib.sha256((before + text[:-1]).encode()).hexdigest()[:16] != seal:
+        if not text.endswith("\n") or _seal(before, text[:-1]) != seal:
             break
         content = json.loads(text)
         if size_bytes == 0:

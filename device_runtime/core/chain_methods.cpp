@@ -124,6 +124,23 @@ zo_status Chain::find_head(std::string* message) {
                       message);
 }
 
+zo_status Chain::find_head_gradient(std::string* message) {
+  if (targets_are_tokens() || !program_->has_method("head_gradient")) return ZO_OK;
+  const zo_status status = find_method("head_gradient", &head_gradient_, message);
+  if (status != ZO_OK) return status;
+  const uint32_t b = shape_.batch_examples, t = shape_.max_tokens;
+  row_weights_.reserve(b * sizeof(float));
+  row_targets_.reserve(size_t{b} * classes_ * sizeof(float));
+  std::vector<Tensor> outputs;  // as the tensors that the gradient is by
+  bind_adapter(shape_.segments, &outputs);
+  gradient_inputs_ = {hidden_, tensor(Kind::kFloat32, {b, t}, mask_float_.data()),
+                      tensor(Kind::kFloat32, {b, 1}, row_weights_.data()),
+                      tensor(Kind::kFloat32, {b, classes_}, row_targets_.data())};
+  bind_adapter(shape_.segments, &gradient_inputs_);
+  outputs_.resize(std::max(outputs_.size(), outputs.size()));
+  return check_method(head_gradient_, "head_gradient", gradient_inputs_, outputs, message);
+}
+
 zo_status Chain::check_method(int method, const char* name, const std::vector<Tensor>& inputs,
                               const std::vector<Tensor>& outputs, std::string* message) const {
   const auto differs = [&](const std::string& what) {

@@ -1,6 +1,5 @@
 // Slopes of the loss along directions in the head alone, without differences: the method `head_gradient` gives the
 // gradient of a batch's loss by the head's tensors in one run, from quantities that a forward pass has anyway.
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -8,31 +7,6 @@
 #include "stopwatch.h"
 
 namespace cooperllm {
-
-zo_status Chain::find_head_gradient(std::string* message) {
-  if (targets_are_tokens() || !program_->has_method("head_gradient")) return ZO_OK;
-  const zo_status status = find_method("head_gradient", &head_gradient_, message);
-  if (status != ZO_OK) return status;
-  const uint32_t b = shape_.batch_examples;
-  const auto matrix = [](uint32_t rows, uint32_t columns, void* data) {
-    Tensor made;
-    made.rank = 2;
-    made.data = data;
-    made.sizes[0] = static_cast<int32_t>(rows);
-    made.sizes[1] = static_cast<int32_t>(columns);
-    return made;
-  };
-  row_weights_.reserve(b * sizeof(float));
-  row_targets_.reserve(size_t{b} * classes_ * sizeof(float));
-  gradient_inputs_ = {hidden_, matrix(b, shape_.max_tokens, mask_float_.data()), matrix(b, 1, row_weights_.data()),
-                      matrix(b, classes_, row_targets_.data())};
-  const size_t data_inputs = gradient_inputs_.size();
-  bind_adapter(shape_.segments, &gradient_inputs_);
-  const std::vector<Tensor> outputs(gradient_inputs_.begin() + static_cast<ptrdiff_t>(data_inputs),
-                                    gradient_inputs_.end());
-  outputs_.resize(std::max(outputs_.size(), outputs.size()));
-  return check_method(head_gradient_, "head_gradient", gradient_inputs_, outputs, message);
-}
 
 zo_status Chain::run_head_gradient(size_t from_slot, const double* weights, double* sum) noexcept {
   ++counters.segment_runs[shape_.segments];
