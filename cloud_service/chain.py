@@ -1,11 +1,13 @@
 """ChainFed's schedule (arXiv 2604.06819): which segments a round trains, and when they change.
 
-Segments 0 .. K-1 lie before the head. Stage m trains the window start+m .. start+m+Q-1 and the head, which
-takes what leaves the window; segments before the window are frozen, those after it do not run. A window that
-ends at K needs no exit. The last stage is end to end: all segments from `start` on, and the head.
+Segments 0 .. K-1 lie before the head. Stage m trains the window start+m .. start+m+Q-1; the head takes what
+leaves the window; segments before the window are frozen, those after it do not run. A window that ends at K
+needs no exit. The last stage is end to end: all segments from `start` on, and the head.
 
-The head learns in every stage. The paper's local loss is that of the output layer on the window's hidden
-state, and an output layer that never saw such states would judge the window by its own ignorance.
+The head learns only in stages that run the whole chain. It was fitted there and there it will be used. At an
+exit before the end its gradient is many times the window's (MiniLM, exit after 2 of 6 segments: 50 to 2, in
+the scale's metric), so it would drown the window's share of every scalar, and what it learned of the states
+there would spoil it for those at the end.
 
 Start (FOAT): the first segment whose linear CKA with the input, averaged over clients, each weighted alike,
 falls below a threshold; the last possible window where none does.
@@ -73,7 +75,7 @@ class ChainState:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage trains besides the head. `exit_segment` 0: the whole chain runs."""
+    """What a stage trains. `exit_segment` 0: the whole chain runs, and the head learns too."""
 
     number: int
     count: int  # stages in all
@@ -84,6 +86,10 @@ class Stage:
     @property
     def is_last(self) -> bool:
         return self.number == self.count - 1
+
+    def trains(self, segment: int) -> bool:
+        """Whether the stage changes a segment; the head is the one after all others."""
+        return segment in self.segments or (self.exit_segment == 0 and segment > self.segments[-1])
 
 
 def of_job(job: Job, bundle: Bundle) -> ChainSettings | None:

@@ -61,9 +61,7 @@ def staged(settings: RoundSettings, chain: ChainSettings | None, state: RoundSta
     return replace(
         settings,
         chain=chain,
-        active_segments=tuple(
-            k for k in settings.active_segments if k in stage.segments or k == chain.segments
-        ),
+        active_segments=tuple(k for k in settings.active_segments if stage.trains(k)),
         exit_segment=stage.exit_segment,
         global_weight=stage.global_weight,
         first_round=now.first_round,

@@ -33,8 +33,8 @@ def words(facts: Mapping[str, Any] | None) -> str:
 def _window(facts: Mapping[str, Any]) -> str:
     first, last = facts["segments"][0], facts["segments"][-1]
     named = f"segment {first}" if first == last else f"segments {first}-{last}"
-    end = f", exit after segment {facts['exit_segment'] - 1}" if facts["exit_segment"] else ""
-    return f"{named} and head{end}"
+    exit_segment = facts["exit_segment"]
+    return f"{named}, exit after segment {exit_segment - 1}" if exit_segment else f"{named} and head"
 
 
 def trained(rows: Sequence[RoundRow]) -> list[Trained]:

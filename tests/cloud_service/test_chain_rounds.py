@@ -90,8 +90,9 @@ def test_a_chain_from_scores_to_end_to_end() -> None:
             assert after.estimate is None
         assert after.version == number + 1
         state = after
-    # Segment 0 has a mean CKA of 0.98, segment 1 of 0.87: the chain starts at 1.
-    window, later, end = (0, (1, 3), 2, 0.5), (0, (2, 3), 0, 0.0), (0, (1, 2, 3), 0, 0.0)
+    # Segment 0 has a mean CKA of 0.98, segment 1 of 0.87: the chain starts at 1. The head, segment 3, waits for
+    # the states that it was fitted to.
+    window, later, end = (0, (1,), 2, 0.5), (0, (2, 3), 0, 0.0), (0, (1, 2, 3), 0, 0.0)
     assert seen[0] == (3, (0, 1, 2, 3), 0, 0.0)
     assert seen[1:] == [window] * 4 + [later] * 4 + [end] * 3
     assert state.chain is not None
@@ -195,7 +196,7 @@ def test_an_exit_travels() -> None:
     state = RoundState(0, adapter())
     plan, _, _ = one_round(state, whole(), schedule(start=0))
     task = messages.directions_task(plan, plan.tasks[0], LAYOUT, 9)
-    assert (task.exit_segment, task.global_weight, list(task.active_segments)) == (1, 0.5, [0, 3])
+    assert (task.exit_segment, task.global_weight, list(task.active_segments)) == (1, 0.5, [0])
 
 
 def test_a_state_from_before_there_were_chains_is_read() -> None:

@@ -80,7 +80,7 @@ def test_scores_then_windows_then_end_to_end(bundle: Bundle, tmp_path: Path) -> 
         asked = [device.asked[number] for number in range(7)]
         assert asked[0].WhichOneof("kind") == "score_segments"
         sent = [(list(item.directions.active_segments), item.directions.exit_segment) for item in asked[1:]]
-        assert sent == [([0, 2], 1)] * 2 + [([1, 2], 0)] * 2 + [([0, 1, 2], 0)] * 2
+        assert sent == [([0], 1)] * 2 + [([1, 2], 0)] * 2 + [([0, 1, 2], 0)] * 2
         assert [device.exits[number] for number in range(8)] == [0, 1, 1, 0, 0, 0, 0, 0]
         assert device.hashes[0] == device.hashes[1]  # scores move nothing
         assert len(set(device.hashes.values())) == 7

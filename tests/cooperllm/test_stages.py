@@ -47,7 +47,7 @@ def test_a_run_names_its_start_its_scores_and_its_stages() -> None:
     ]  # fmt: skip
     assert stages.lines(found) == [
         "Chain: starts at segment 1 (mean CKA by segment 0.990 0.800 0.700)",
-        "  stage 1: segments 1-2 and head, exit after segment 2, rounds 1-2, converged",
+        "  stage 1: segments 1-2, exit after segment 2, rounds 1-2, converged",
         "  stage 2: segments 2-3 and head, rounds 3-3, used its share of the rounds",
         "  stage 3: segments 1-3 and head, rounds 4-4, ended with the job",
     ]
@@ -61,7 +61,7 @@ def test_stages_have_one_lane_in_the_timeline() -> None:
     ]
     found = stages.spans(rounds)
     assert found == [
-        Span("cloud", "stage 1/3: segments 1-2 and head, exit after segment 2", 1000.0, 2900.0),
+        Span("cloud", "stage 1/3: segments 1-2, exit after segment 2", 1000.0, 2900.0),
         Span("cloud", "stage 2/3: segments 2-3 and head", 3000.0, 3900.0),  # the third is not over
     ]
     assert {span.lane for span in found} == {"stage"}
@@ -76,7 +76,7 @@ def test_a_watcher_sees_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     view = Lines()
     view.begin("a run", ledger)
     view.end()
-    phrase = "stage 1/3: segments 1-2 and head, exit after segment 2"
+    phrase = "stage 1/3: segments 1-2, exit after segment 2"
     assert capsys.readouterr().out.rstrip().endswith(f", {phrase}")
     console = Console(file=io.StringIO(), width=300)
     console.print(picture("a run", ledger, elapsed_s=1.0))

@@ -82,4 +82,4 @@ def test_a_chain_of_real_devices(tiny_source: Path, bundle: Bundle, tmp_path: Pa
     assert "Stages of the chain" in page
     assert "starts at segment 0" in page
     trace = (out / "timeline.json").read_text()
-    assert "stage 1/3: segment 0 and head, exit after segment 0" in trace
+    assert "stage 1/3: segment 0, exit after segment 0" in trace
