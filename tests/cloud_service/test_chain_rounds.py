@@ -90,8 +90,8 @@ def test_a_chain_from_scores_to_end_to_end() -> None:
             assert after.estimate is None
         assert after.version == number + 1
         state = after
-    # Segment 0 has a mean CKA of 0.98, segment 1 of 0.87: the chain starts at 1. The head, segment 3, waits for
-    # the states that it was fitted to.
+    # Segment 0 has a mean CKA of 0.98, segment 1 of 0.87: the chain starts at 1. The head, segment 3, waits
+    # for the states that it was fitted to.
     window, later, end = (0, (1,), 2, 0.5), (0, (2, 3), 0, 0.0), (0, (1, 2, 3), 0, 0.0)
     assert seen[0] == (3, (0, 1, 2, 3), 0, 0.0)
     assert seen[1:] == [window] * 4 + [later] * 4 + [end] * 3
