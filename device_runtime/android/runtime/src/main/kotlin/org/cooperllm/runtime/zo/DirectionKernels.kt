@@ -49,7 +49,7 @@ internal class DirectionKernels {
     val z = DoubleArray(CHUNK)
 
     private val noise = Noise(CHUNK)
-    private val signs = DoubleArray(CHUNK)
+    private val signs = FloatArray(CHUNK)
     private val values = FloatArray(CHUNK)
 
     /**
@@ -74,7 +74,8 @@ internal class DirectionKernels {
             val count = chunkFrom(start, tensor.end)
             if (isConstant) {
                 adapter.read(start, values, count)
-                noise.addSigned(direction.seedIn(tensor.segment), start.toLong(), count, move, values)
+                noise.fillSigns(direction.seedIn(tensor.segment), start.toLong(), count, signs)
+                for (i in 0 until count) values[i] += move * signs[i]
             } else {
                 fill(direction, tensor, start, count)
                 adapter.read(start, values, count)
@@ -91,9 +92,9 @@ internal class DirectionKernels {
         unit: Double,
         count: Int,
     ) {
-        for (i in 0 until count) {
-            values[i] += (Math.rint((epsilon * z[i]) * stepsPerUnit) * unit).toFloat()
-        }
+        // In a loop of its own, the rounding is done several parameters at a time.
+        for (i in 0 until count) z[i] = Math.rint((epsilon * z[i]) * stepsPerUnit)
+        for (i in 0 until count) values[i] += (z[i] * unit).toFloat()
     }
 
     /**
@@ -164,10 +165,10 @@ internal class DirectionKernels {
         noise.fillSigns(direction.seedIn(tensor.segment), start.toLong(), count, signs)
         val isotropic = direction.isotropicScale
         if (direction.scale == null) {
-            for (i in 0 until count) z[i] = isotropic * signs[i]
+            for (i in 0 until count) z[i] = isotropic * signs[i].toDouble()
         } else {
             direction.scale.read(start, values, count)
-            for (i in 0 until count) z[i] = (isotropic * values[i].toDouble()) * signs[i]
+            for (i in 0 until count) z[i] = (isotropic * values[i].toDouble()) * signs[i].toDouble()
         }
         for (j in direction.guides.indices) {
             addGuide(direction.guides[j], 1.0, tensor, start, count, z)

@@ -20,42 +20,18 @@ internal class Noise(
         seed: Long,
         start: Long,
         count: Int,
-        out: DoubleArray,
+        out: FloatArray,
     ) {
-        var bit = fillSignWords(seed, start, count)
+        var bit = fillBlocks(seed, Philox.NOISE_STREAM, start, count, SIGNS_PER_BLOCK)
         var done = 0
         while (done < count) {
-            var word = words[bit ushr 5] ushr bit
-            val end = minOf(count, done + 32 - (bit and 31))
-            bit += end - done
-            while (done < end) {
-                out[done++] = ((word and 1 shl 1) - 1).toDouble()
-                word = word ushr 1
-            }
-        }
-    }
-
-    /**
-     * Adds [move] where v is +1 and takes it away where v is -1, on [values] of parameters [start] ..
-     * [start] + [count] - 1.
-     */
-    fun addSigned(
-        seed: Long,
-        start: Long,
-        count: Int,
-        move: Float,
-        values: FloatArray,
-    ) {
-        var bit = fillSignWords(seed, start, count)
-        var done = 0
-        while (done < count) {
-            var word = words[bit ushr 5] ushr bit
-            val end = minOf(count, done + 32 - (bit and 31))
-            bit += end - done
-            while (done < end) {
-                values[done++] += if (word and 1 == 1) move else -move
-                word = word ushr 1
-            }
+            // The rest of a byte at a time: eight signs are one copy.
+            val byte = words[bit ushr 5] ushr (bit and 24) and 0xFF
+            val first = bit and 7
+            val size = minOf(8 - first, count - done)
+            System.arraycopy(SIGNS_OF_BYTE, 8 * byte + first, out, done, size)
+            done += size
+            bit += size
         }
     }
 
@@ -78,13 +54,6 @@ internal class Noise(
         }
     }
 
-    /** Makes the words of a slice's signs and returns the bit of its first parameter in them. */
-    private fun fillSignWords(
-        seed: Long,
-        start: Long,
-        count: Int,
-    ): Int = fillBlocks(seed, Philox.NOISE_STREAM, start, count, SIGNS_PER_BLOCK)
-
     /** Makes the blocks that hold a slice and returns the place of its first parameter in the first block. */
     private fun fillBlocks(
         seed: Long,
@@ -106,5 +75,8 @@ internal class Noise(
         const val SIGNS_PER_BLOCK: Int = 128
         const val HALF_WORDS_PER_BLOCK: Int = 8
         private const val WORDS_PER_BLOCK = 4
+
+        /** The signs of each byte's eight bits, the lowest bit first. */
+        private val SIGNS_OF_BYTE = FloatArray(8 * 256) { if (it / 8 shr it % 8 and 1 == 1) 1.0f else -1.0f }
     }
 }

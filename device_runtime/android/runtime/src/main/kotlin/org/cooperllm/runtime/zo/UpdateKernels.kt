@@ -50,21 +50,16 @@ internal class UpdateKernels(
         tensor: LayoutTensor,
         update: Update,
     ): ZoStatus {
-        val stepsPerUnit = Grid.powerOfTwo(tensor.exponent)
-        var worst = update.status()
-        if (worst != ZoStatus.OK) return worst
+        var status = update.status()
+        if (status != ZoStatus.OK) return status
         var start = tensor.offset
         while (start < tensor.end) {
             val count = DirectionKernels.chunkFrom(start, tensor.end)
-            fillSteps(tensor, update, start, count)
-            for (j in update.directions.indices) {
-                val status = statusOf(tensor, update, j, start, count, stepsPerUnit)
-                if (worst != ZoStatus.NOT_FINITE && status != ZoStatus.OK) worst = status
-            }
-            if (!DirectionKernels.allFinite(x, count)) worst = ZoStatus.NOT_FINITE
+            val found = fillSteps(tensor, update, start, count)
+            if (status != ZoStatus.NOT_FINITE && found != ZoStatus.OK) status = found
             start += count
         }
-        return worst
+        return status
     }
 
     /** Steps a tensor whose [check] was OK, in place. Returns how many parameters were clamped at the bound. */
@@ -95,9 +90,11 @@ internal class UpdateKernels(
         val stepsPerUnit = Grid.powerOfTwo(exponent)
         val unit = Grid.powerOfTwo(-exponent)
         var clamped = 0
+        for (i in 0 until count) x[i] += (bits[i] + 0.5) / HALF_WORDS
+        // In a loop of its own, the rounding is done several parameters at a time.
+        for (i in 0 until count) x[i] = Math.floor(x[i])
         for (i in 0 until count) {
-            val moved = Math.floor(x[i] + (bits[i] + 0.5) / HALF_WORDS)
-            var target = values[i].toDouble() * stepsPerUnit + moved
+            var target = values[i].toDouble() * stepsPerUnit + x[i]
             if (Math.abs(target) >= Grid.STEPS) {
                 clamped++
                 target = if (target > 0) Grid.LAST_STEP else -Grid.LAST_STEP
@@ -107,21 +104,35 @@ internal class UpdateKernels(
         return clamped
     }
 
+    /** Writes x of a chunk to [x] and answers whether it is finite, and every k on the way in range. */
     private fun fillSteps(
         tensor: LayoutTensor,
         update: Update,
         start: Int,
         count: Int,
-    ) {
+    ): ZoStatus {
         val stepsPerUnit = Grid.powerOfTwo(tensor.exponent)
+        var isFinite = true
+        var isInRange = true
         x.fill(0.0, 0, count)
         for (j in update.directions.indices) {
-            if (!update.directions[j].isActive(tensor.segment)) continue
-            directions.fill(update.directions[j], tensor, start, count)
-            addRounded(update.coefficients[j] / update.epsilon, update.epsilon, stepsPerUnit, count)
+            val direction = update.directions[j]
+            if (!direction.isActive(tensor.segment)) continue
+            directions.fill(direction, tensor, start, count)
+            isFinite = DirectionKernels.allFinite(directions.z, count) && isFinite
+            val weight = update.coefficients[j] / update.epsilon
+            isInRange = addRounded(weight, update.epsilon, stepsPerUnit, count) && isInRange
         }
         for (j in update.guides.indices) {
             directions.addGuide(update.guides[j], stepsPerUnit, tensor, start, count, x)
+        }
+        isFinite = DirectionKernels.allFinite(x, count) && isFinite
+        return if (!isFinite) {
+            ZoStatus.NOT_FINITE
+        } else if (!isInRange) {
+            ZoStatus.OUT_OF_RANGE
+        } else {
+            ZoStatus.OK
         }
     }
 
@@ -130,27 +141,16 @@ internal class UpdateKernels(
         epsilon: Double,
         stepsPerUnit: Double,
         count: Int,
-    ) {
+    ): Boolean {
         val z = directions.z
-        for (i in 0 until count) x[i] += weight * Math.rint((epsilon * z[i]) * stepsPerUnit)
-    }
-
-    private fun statusOf(
-        tensor: LayoutTensor,
-        update: Update,
-        j: Int,
-        start: Int,
-        count: Int,
-        stepsPerUnit: Double,
-    ): ZoStatus {
-        if (!update.directions[j].isActive(tensor.segment)) return ZoStatus.OK
-        directions.fill(update.directions[j], tensor, start, count)
-        val z = directions.z
-        if (!DirectionKernels.allFinite(z, count)) return ZoStatus.NOT_FINITE
+        var isInRange = true
         for (i in 0 until count) {
-            if (!(Math.abs((update.epsilon * z[i]) * stepsPerUnit) < Grid.RANGE_END)) return ZoStatus.OUT_OF_RANGE
+            val y = (epsilon * z[i]) * stepsPerUnit
+            if (!(Math.abs(y) < Grid.RANGE_END)) isInRange = false
+            z[i] = y
         }
-        return ZoStatus.OK
+        for (i in 0 until count) x[i] += weight * Math.rint(z[i])
+        return isInRange
     }
 
     private companion object {

@@ -9,6 +9,7 @@ import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonArray
 import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
+import kotlinx.serialization.json.long
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
@@ -16,8 +17,8 @@ import java.nio.ByteOrder
 /** The golden files of all languages: see tests/golden/README.md. */
 internal class Golden(
     name: String,
+    folder: File = File(System.getProperty("golden.dir")),
 ) {
-    private val folder = File(System.getProperty("golden.dir"))
     private val arrays: ByteBuffer
     val cases: List<GoldenCase>
 
@@ -51,6 +52,12 @@ internal class GoldenCase(
     fun long(name: String): Long = java.lang.Long.parseUnsignedLong(text(name).removePrefix("0x"), 16)
 
     fun list(name: String): List<GoldenCase> = get(name).jsonArray.map { GoldenCase(it.jsonObject, arrays) }
+
+    /** Lists of cases within a list. */
+    fun lists(name: String): List<List<GoldenCase>> =
+        get(name).jsonArray.map { inner -> inner.jsonArray.map { GoldenCase(it.jsonObject, arrays) } }
+
+    fun longs(name: String): List<Long> = get(name).jsonArray.map { it.jsonPrimitive.long }
 
     fun doubleList(name: String): DoubleArray = get(name).jsonArray.map { it.jsonPrimitive.double }.toDoubleArray()
 
