@@ -57,7 +57,7 @@ class Job:
     # With chainfed: lambda. The branch has the later segments' adapters without their frozen parts, so it may
     # steer a window but not lead it: at 0.2 it has a sixth of the loss. The paper does not say its own.
     chain_global_weight: float = 0.2
-    chain_threshold: float = 0.9  # with chainfed: T, below which a segment's mean CKA starts the chain
+    chain_threshold: float = 0.8  # with chainfed: T, below which a segment's mean CKA starts the chain
     chain_start: int | None = None  # with chainfed: first segment of the first window
     chain_last_share: float = 0.25  # with chainfed: of the rounds, for the stage that is end to end
     active_segments: str | tuple[int, ...] = "head"

@@ -157,7 +157,7 @@ def job(bundle: Bundle, **changes: object) -> Job:
 def test_a_job_over_a_bundle(bundle: Bundle) -> None:
     assert chain.of_job(small_job(bundle), bundle) is None
     found = chain.of_job(job(bundle), bundle)
-    assert found == ChainSettings(2, 1, 0.0, 0.9, None, 4, 0.25)
+    assert found == ChainSettings(2, 1, 0.0, 0.8, None, 4, 0.25)
     wide = chain.of_job(job(bundle, chain_window=9), bundle)
     assert wide is not None
     assert wide.window == 2

@@ -83,10 +83,14 @@ def test_a_watcher_sees_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"round 2/6, {phrase}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_chain_trains_all_segments_by_devices_alone_unless_told_otherwise(tmp_path: Path) -> None:
-    table = job_table(None, {"estimator": "chainfed"})
-    assert (table["active_segments"], table["guide_weight"]) == ("all", 0.0)
+@pytest.mark.parametrize(("estimator", "rounds"), [("chainfed", 80), ("fedspzo", 40)])
+def test_a_whole_chain_learns_from_devices_alone_unless_told_otherwise(
+    tmp_path: Path, estimator: str, rounds: int
+) -> None:
+    table = job_table(None, {"estimator": estimator})
+    assert (table["active_segments"], table["guide_weight"], table["rounds"]) == ("all", 0.0, rounds)
     file = tmp_path / "job.toml"
     file.write_text('guide_weight = "auto"\n')
-    assert job_table(file, {"estimator": "chainfed"})["guide_weight"] == "auto"
-    assert "guide_weight" not in job_table(None, {"estimator": "fedspzo"})
+    given = job_table(file, {"estimator": estimator, "rounds": 7})
+    assert (given["guide_weight"], given["rounds"]) == ("auto", 7)
+    assert "guide_weight" not in job_table(None, {"estimator": "zgr"})
