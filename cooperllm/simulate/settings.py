@@ -32,8 +32,8 @@ DEFAULT_JOB: dict[str, Any] = {
 # What else differs where an estimator needs more than a head: two blocks, or a window. As many scalars say
 # less about many parameters, so steps are shorter; a forward of the whole chain costs, so batches are small.
 # The rate is the best of 1e-3, 2e-3, 3e-3 and 5e-3 on seeds that no published figure is of. The public
-# gradient stays out: beside the noise of so many parameters its variance-optimal weight is close to 1 in every
-# round, and at a fit to public data it is 0, so the devices would move next to nothing.
+# gradient stays out: beside the noise of so many parameters its variance-optimal weight is close to 1, and
+# at a fit to public data it is 0, so the devices would move next to nothing.
 WHOLE_CHAIN: dict[str, Any] = {
     "active_segments": "all",
     "batch_examples": 8,
