@@ -83,7 +83,7 @@ def test_a_watcher_sees_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"round 2/6, {phrase}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("estimator", "rounds"), [("chainfed", 80), ("fedspzo", 40)])
+@pytest.mark.parametrize(("estimator", "rounds"), [("chainfed", 60), ("fedspzo", 40)])
 def test_a_whole_chain_learns_from_devices_alone_unless_told_otherwise(
     tmp_path: Path, estimator: str, rounds: int
 ) -> None:
