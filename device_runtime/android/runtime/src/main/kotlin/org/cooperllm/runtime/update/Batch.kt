@@ -1,0 +1,88 @@
+package org.cooperllm.runtime.update
+
+import org.cooperllm.runtime.zo.FloatVector
+
+/** The label of a token without a target. */
+internal const val NO_TARGET: Long = -100L
+
+/**
+ * A padded batch: B rows of [tokens] tokens. Rows of weight 0 count nothing.
+ *
+ * [inputIds] and [attentionMask] (B * tokens, row by row); [labels] one a row, or one a token where the targets are
+ * tokens, [NO_TARGET] for none; [weights] (B). Where [hidden] (B * tokens * D) is set, it is what enters
+ * [firstSegment], 1 .. K, and nothing before that segment runs.
+ */
+internal class Batch(
+    val inputIds: LongArray,
+    val attentionMask: LongArray,
+    val labels: LongArray,
+    val weights: DoubleArray,
+    val tokens: Int,
+    val hidden: FloatVector? = null,
+    val firstSegment: Int = 0,
+) {
+    /** The same batch with the hidden state that enters a later segment. */
+    fun entering(
+        segment: Int,
+        state: FloatVector,
+    ): Batch = Batch(inputIds, attentionMask, labels, weights, tokens, state, segment)
+}
+
+/**
+ * What a loss is. The head takes what leaves segment [exitSegment] - 1 (0: the whole chain): the local loss.
+ *
+ * With a weight, ChainFed's loss (arXiv 2604.06819): local + [globalWeight] * global, where global is what the head says
+ * behind the auxiliary branches of segments exitSegment .. K - 1, in float64, row by row.
+ */
+internal class Objective(
+    val exitSegment: Int = 0,
+    val globalWeight: Double = 0.0,
+)
+
+/** Sums over rows in order, weight * loss and weight * count, over all batches; one an evaluation. */
+internal class Losses(
+    val lossSum: DoubleArray,
+    val count: DoubleArray,
+)
+
+/** rho = ([lossPlus] - [lossMinus]) / (2 epsilon), nats a unit of z'; one a direction. */
+internal class Measurement(
+    val rho: DoubleArray,
+    val lossPlus: DoubleArray,
+    val lossMinus: DoubleArray,
+)
+
+/** Summed loss in nats, the number of targets, and of those in rows of non-zero weight that were right. */
+internal class Evaluation(
+    val lossSum: Double,
+    val count: Double,
+    val correct: Long,
+)
+
+/** Runs and time since the start. */
+internal class Counters(
+    segments: Int,
+) {
+    var embedRuns: Long = 0
+
+    /** K + 1 entries, the head's last. */
+    val segmentRuns = LongArray(segments + 1)
+
+    /** K entries. */
+    val auxiliaryRuns = LongArray(segments)
+
+    /** Inside the program. */
+    var forwardNs: Long = 0
+    var perturbNs: Long = 0
+    var totalNs: Long = 0
+
+    /** Starts from zero. */
+    fun reset() {
+        embedRuns = 0
+        segmentRuns.fill(0)
+        auxiliaryRuns.fill(0)
+        forwardNs = 0
+        perturbNs = 0
+        totalNs = 0
+    }
+}
