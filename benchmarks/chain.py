@@ -7,8 +7,8 @@ Two device processes take the same batch (real text, 8 examples of 64 tokens) an
 the window of a stage alone in memory and enters it with the frozen prefix's states, the other runs the whole
 chain. They take turns, so that a busy machine slows both. Then `cooperllm simulate` trains both ways on its
 own data, with the same bundle, rate, batch and scalars a round; ChainFed has half as many rounds again,
-since one of its window takes a third of the time. Goal: the last window's step takes at most 35 % of an end-to-end
-step (ChainFed, arXiv 2604.06819).
+since one of its window takes a third of the time. Goal: the last window's step takes at most 35 % of an
+end-to-end step (ChainFed, arXiv 2604.06819).
 """
 
 from __future__ import annotations
