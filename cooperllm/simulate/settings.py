@@ -42,9 +42,6 @@ WHOLE_CHAIN: dict[str, Any] = {
     "guide_weight": 0.0,
 }
 
-# And for a window: its round takes a third of the time, so there are half as many again.
-WINDOW: dict[str, Any] = {**WHOLE_CHAIN, "rounds": 60}
-
 # What each comparison changes in the job. Data are the same, but for the labels of `shuffled`.
 VARIANTS: dict[str, dict[str, Any]] = {
     "cooperllm": {},
@@ -123,8 +120,9 @@ def job_table(job_file: Path | None, options: Mapping[str, Any]) -> dict[str, An
                 )
         table.update(given)
     table.update({name: value for name, value in options.items() if value is not None})
-    own = {"fedspzo": WHOLE_CHAIN, "chainfed": WINDOW}.get(str(table.get("estimator")), {})
-    return own | table
+    if table.get("estimator") in ("fedspzo", "chainfed"):
+        table = WHOLE_CHAIN | table
+    return table
 
 
 def to_toml(table: Mapping[str, Any]) -> str:
