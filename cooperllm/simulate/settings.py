@@ -31,7 +31,7 @@ DEFAULT_JOB: dict[str, Any] = {
 
 # What else differs where an estimator needs more than a head: two blocks, or a window. As many scalars say
 # less about many parameters, so steps are shorter; a forward of the whole chain costs, so batches are small.
-# The rate is the best of 1e-3, 2e-3, 3e-3 and 5e-3 on seeds that no published figure is of. The public
+# The rate did best of 1e-3, 2e-3, 3e-3 and 5e-3 on a seed that no published figure is of. The public
 # gradient stays out: beside the noise of so many parameters its variance-optimal weight is close to 1, and
 # at a fit to public data it is 0, so the devices would move next to nothing.
 WHOLE_CHAIN: dict[str, Any] = {
