@@ -49,12 +49,6 @@ internal class TextEncoder(
         return EncodedText(rules.prefixIds + shown + rules.suffixIds + said, said.size, wasCut)
     }
 
-    /** How many tokens a batch whose longest row has [longest] is padded to. */
-    fun paddedTokens(longest: Int): Int {
-        val multiple = rules.padToMultipleTokens
-        return minOf((maxOf(1, longest) + multiple - 1) / multiple * multiple, rules.maxTokens)
-    }
-
     /** The ids that are kept of a text, special tokens included where there is no template. */
     private fun cut(
         text: String,

@@ -79,9 +79,22 @@ class TextEncoderTest {
         val long = encoder.encode(text, List(20) { "w${50 + it}" }.joinToString(" "))
         assertEquals(listOf(100) + (0..3) + listOf(200, 201) + (50..54), long.ids.toList())
         assertEquals(5, long.responseTokens)
-        assertEquals(8, encoder.paddedTokens(5))
-        assertEquals(12, encoder.paddedTokens(11))
-        assertEquals(4, encoder.paddedTokens(0))
+    }
+
+    @Test
+    fun `rows are padded on the manifest's side, and a target is the token after it`() {
+        val texts = listOf(EncodedText(intArrayOf(1, 2, 3, 4, 5), 2, false), EncodedText(intArrayOf(6), 1, false))
+        val right = PaddedTexts(texts, 3, rules(20))
+        assertEquals(8, right.tokens)
+        assertEquals(listOf<Long>(1, 2, 3, 4, 5, 0, 0, 0, 6) + List(15) { 0L }, right.inputIds.toList())
+        assertEquals(List(5) { 1L } + listOf(0L, 0L, 0L, 1L) + List(15) { 0L }, right.attentionMask.toList())
+        val targets = listOf(-100L, -100L, 4L, 5L) + List(20) { -100L }
+        assertEquals(targets, right.targets.toList())
+        val left = PaddedTexts(texts.take(1), 1, rules(7, padsLeft = true))
+        assertEquals(listOf<Long>(0, 0, 1, 2, 3, 4, 5), left.inputIds.toList())
+        assertEquals(listOf<Long>(-100, -100, -100, -100, 4, 5, -100), left.targets.toList())
+        assertThrows(IllegalArgumentException::class.java) { PaddedTexts(texts, 1, rules(20)) }
+        assertThrows(IllegalArgumentException::class.java) { PaddedTexts(emptyList(), 1, rules(20)) }
     }
 
     @Test
@@ -99,10 +112,11 @@ class TextEncoderTest {
         template: String = "",
         prefixIds: IntArray = intArrayOf(),
         suffixIds: IntArray = intArrayOf(),
+        padsLeft: Boolean = false,
     ) = TextRules(
         maxTokens = maxTokens,
         truncatesLeft = truncatesLeft,
-        padsLeft = false,
+        padsLeft = padsLeft,
         padId = 0,
         padToMultipleTokens = 4,
         template = template,
