@@ -217,14 +217,6 @@ class StoreTest {
         assertEquals(StoreFull::class, full::class)
     }
 
-    @Test
-    fun `a full disk is StoreFull and loses nothing`() {
-        val full = File("/dev/full")
-        if (!full.exists()) return
-        val error = assertThrows(IOException::class.java) { full.writeBytes(byteArrayOf(1)) }
-        assertEquals(StoreFull::class, Durable.storeError(error, full, "write")::class)
-    }
-
     private fun checkGolden(
         store: Store,
         state: State,

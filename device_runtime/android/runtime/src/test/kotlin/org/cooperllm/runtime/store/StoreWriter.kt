@@ -2,7 +2,7 @@ package org.cooperllm.runtime.store
 
 import java.io.File
 
-/** A process that writes round after round until it is killed: a program for StoreKillTest. */
+/** A process that writes round after round until it is killed: a program for StoreProcessTest. */
 internal fun main(arguments: Array<String>) {
     Store(File(arguments[0])).use { store ->
         var round = store.state.pendingRound

@@ -10,8 +10,8 @@ import java.io.File
 import java.util.Random
 import java.util.concurrent.TimeUnit
 
-/** A process that is killed at any moment leaves one round or the next, and nothing half. */
-class StoreKillTest {
+/** The store of another process, which is killed at any moment or finds the disk full: nothing is half or lost. */
+class StoreProcessTest {
     @get:Rule
     val temporary = TemporaryFolder()
 
@@ -28,15 +28,44 @@ class StoreKillTest {
         assertTrue("$rounds", rounds.last() > 0)
     }
 
+    /** The shell's limit on a file's size stands for a full disk: both are errors of a write. */
+    @Test
+    fun `a full disk is one clear error and loses nothing`() {
+        val folder = temporary.newFolder()
+        val command = java("StoreFillerKt", folder).joinToString(" ") { "'$it'" }
+        val process = ProcessBuilder("bash", "-c", "ulimit -f 2; exec $command")
+        val running = process.redirectError(ProcessBuilder.Redirect.INHERIT).start()
+        val lines = running.inputStream.bufferedReader().readLines()
+        assertEquals(0, running.waitFor())
+        assertEquals("$lines", 2, lines.size)
+        assertTrue("$lines", lines.all { "no space left" in it && "nothing was lost" in it })
+        Store(folder).use { store ->
+            assertEquals(3L, store.state.adapterVersion)
+            assertEquals("", store.state.pendingReport)
+            assertArrayEquals(byteArrayOf(3), store.readAdapter())
+        }
+        assertTrue(folder.walk().none { it.name.endsWith(Durable.TEMPORARY) })
+    }
+
+    /** The command of a JVM that runs a program of these tests on a folder. */
+    private fun java(
+        program: String,
+        folder: File,
+    ): List<String> {
+        val executable = File(System.getProperty("java.home"), "bin/java").path
+        val classPath = System.getProperty("surefire.test.class.path") ?: System.getProperty("java.class.path")
+        val options = listOf("-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", classPath)
+        return listOf(executable) + options + "org.cooperllm.runtime.store.$program" + folder.path
+    }
+
     private fun killWriterAfter(
         folder: File,
         delayMs: Long,
     ) {
-        val java = File(System.getProperty("java.home"), "bin/java").path
-        val classPath = System.getProperty("surefire.test.class.path") ?: System.getProperty("java.class.path")
-        val writer = "org.cooperllm.runtime.store.StoreWriterKt"
-        val process = ProcessBuilder(java, "-XX:TieredStopAtLevel=1", "-cp", classPath, writer, folder.path)
-        val running = process.redirectError(ProcessBuilder.Redirect.INHERIT).start()
+        val running =
+            ProcessBuilder(
+                java("StoreWriterKt", folder),
+            ).redirectError(ProcessBuilder.Redirect.INHERIT).start()
         assertEquals("ready", running.inputStream.bufferedReader().readLine())
         running.waitFor(delayMs, TimeUnit.MILLISECONDS)
         running.destroyForcibly().waitFor()
