@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,15 +70,18 @@ def answer(figures: dict[str, Any]) -> None:
     print(json.dumps(figures), flush=True)
 
 
+PYTHON = (sys.executable, "-m")
+
+
 class Child:
-    """A running `python -m module arguments` with so many threads, its imports done.
+    """A running `python -m module arguments`, or another `program`, with so many threads, its imports done.
 
     Raises RuntimeError when the child fails; what it said is on stderr.
     """
 
-    def __init__(self, module: str, *arguments: str, threads: int) -> None:
+    def __init__(self, module: str, *arguments: str, threads: int, program: Sequence[str] = PYTHON) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", module, *arguments]
+        command = [*program, module, *arguments]
         self._module = module
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

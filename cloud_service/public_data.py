@@ -49,18 +49,16 @@ class PublicData:
         self._public, self._evaluation = public, evaluation
 
     def start(self, adapter: Float32) -> Float32:
-        from cloud_service.public_fit import fit
+        from cloud_service.public_fit import fit_head_first
 
         if self._job.start != "public_fit" or not self._public:
             return adapter
         head = len(self._model.segments)
-        if head not in self._segments or self._segments == (head,):
-            return fit(self._objective, adapter, self._fitting_scale).adapter
-        # The head alone costs little, so it chooses the penalty: thirty fits of the whole chain take many
-        # minutes. The second fit is also what lets a chain's global loss say something before its last stage:
-        # an auxiliary branch of untrained bottlenecks changes nothing that it is given.
-        of_head = fit(self._over(self._public, (head,)), adapter, self._fitting_scale)
-        return fit(self._objective, of_head.adapter, self._fitting_scale, (of_head.penalty,), folds=0).adapter
+
+        def over(segments: tuple[int, ...]) -> Objective:
+            return self._objective if segments == self._segments else self._over(self._public, segments)
+
+        return fit_head_first(over, self._segments, head, adapter, self._fitting_scale).adapter
 
     def scale(self, adapter: Float32) -> Float32 | None:
         return self._fitting_scale if self._job.scale == "public" and self._public else None

@@ -68,6 +68,31 @@ def fit(
     return Fit(adapter, best, correct[best] / objective.examples)
 
 
+def fit_head_first(
+    over: Callable[[tuple[int, ...]], Objective],
+    segments: tuple[int, ...],
+    head: int,
+    start: Float32,
+    scale: Float32 | None,
+) -> Fit:
+    """Fits the active segments; where they are more than the head, after a fit of the head alone.
+
+    The head alone costs little, so it chooses the penalty: thirty fits of the whole chain take many minutes.
+    The first fit is also what lets a chain's global loss say something before its last stage: an auxiliary
+    branch of untrained bottlenecks changes nothing that it is given.
+
+    Args:
+        over: makes the objective of the examples over some segments.
+        segments: the active ones.
+        head: its number, whether it is active or not.
+        start, scale: float32 (n,).
+    """
+    if head not in segments or segments == (head,):
+        return fit(over(segments), start, scale)
+    of_head = fit(over((head,)), start, scale)
+    return fit(over(segments), of_head.adapter, scale, (of_head.penalty,), folds=0)
+
+
 def on_grid(values: Float64, layout: Layout) -> Float32:
     """The nearest adapter on the layout's grid, each value cut to half of its tensor's bound."""
     adapter = np.zeros(layout.parameters, dtype=np.float32)

@@ -2,21 +2,23 @@
 
 `python -m cooperllm.simulate.bounds JOB PRIVATE` computes both in a process of its own, so that torch's
 memory is given back. Both fit the job's active segments from the bundle's adapter, each with its own tuned
-penalty.
+penalty, and as version 0 is fitted: where more than the head is active, after a fit of the head.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cooperllm.lifeline import hold_on
 from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children
 from device_runtime.errors import CooperLLMError
+from device_runtime.examples import Example, read_examples
 
 NAME = "back-propagation"
 
@@ -57,20 +59,26 @@ def _main(job_file: str, private_file: str) -> int:
     # Here and not above: the parent never loads torch.
     from cloud_service.guides import Objective, open_model
     from cloud_service.job import read_job
-    from cloud_service.public_fit import fit
+    from cloud_service.public_fit import fit_head_first
     from device_runtime.bundle import Bundle
-    from device_runtime.examples import read_examples
 
     job = read_job(Path(job_file))
     bundle = Bundle.open(job.bundle)
     names = bundle.known_labels
     public, private = read_examples(job.public, names), read_examples(private_file, names)
     model = open_model(bundle, job.model)
-    segments = job.segments_of(bundle)
-    scored = Objective(model, bundle, read_examples(job.eval, names), segments)
+    segments, head = job.segments_of(bundle), len(model.segments)
+
+    def over(examples: Sequence[Example], which: tuple[int, ...]) -> Objective:
+        return Objective(model, bundle, examples, which)
+
+    scored = over(read_examples(job.eval, names), segments)
+    scale = over(public, segments).scale(bundle.adapter)
     for key, examples in (("public_alone", public), ("oracle", [*public, *private])):
-        objective = Objective(model, bundle, examples, segments)
-        fitted = fit(objective, bundle.adapter, objective.scale(bundle.adapter))
+        if segments == (head,):
+            scale = over(examples, segments).scale(bundle.adapter)
+        # Of a whole chain the public scale serves both: it takes a backward pass an example.
+        fitted = fit_head_first(partial(over, examples), segments, head, bundle.adapter, scale)
         _, correct, count = scored.score(fitted.adapter)
         print(json.dumps({"event": "level", "key": key, "accuracy": correct / count}), flush=True)
     return 0

@@ -1,12 +1,14 @@
-"""The minimiser behind the public fit, on functions whose minimum is known."""
+"""The public fit and its minimiser, on functions whose minimum is known."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
-from cloud_service.directions import Float64
-from cloud_service.public_fit import lbfgs, on_grid
+from cloud_service.directions import Float32, Float64
+from cloud_service.public_fit import fit_head_first, lbfgs, on_grid
 from device_runtime.zo.layout import Layout
 
 
@@ -39,3 +41,41 @@ def test_a_fit_stays_on_the_grid_and_leaves_room_to_its_bound() -> None:
     assert adapter[0] == pytest.approx(4.0)
     assert adapter[1] == pytest.approx(-4.0)
     assert adapter[3] == pytest.approx(16.0)
+
+
+class Quadratic:
+    """What fit needs of guides.Objective: the mean of |theta - example|^2 / 2 over the active segments."""
+
+    layout = Layout.build([("a", 0, (3,), 20), ("head", 1, (2,), 20)])
+    examples = 20
+
+    def __init__(self, segments: tuple[int, ...]) -> None:
+        spans = [np.arange(5)[self.layout.segment_slice(k)] for k in segments]
+        self.active = np.concatenate(spans)
+        self.fits: list[int] = []  # how many examples each gradient was over
+
+    def loss_and_gradient(self, adapter: Float32, rows: Iterable[int]) -> tuple[float, Float64]:
+        self.fits.append(len(list(rows)))
+        gradient = np.zeros(5)
+        gradient[self.active] = adapter.astype(np.float64)[self.active] - 0.5
+        return float(gradient @ gradient) / 2, gradient
+
+    def score(self, adapter: Float32, rows: Iterable[int]) -> tuple[float, int, int]:
+        return self.loss_and_gradient(adapter, rows)[0], 0, len(list(rows))
+
+
+@pytest.mark.parametrize(("segments", "asked"), [((0, 1), [(1,), (0, 1)]), ((1,), [(1,)]), ((0,), [(0,)])])
+def test_the_whole_chain_is_fitted_once_after_its_head(
+    segments: tuple[int, ...], asked: list[tuple[int, ...]]
+) -> None:
+    made: dict[tuple[int, ...], Quadratic] = {}
+
+    def over(which: tuple[int, ...]) -> Quadratic:
+        return made.setdefault(which, Quadratic(which))
+
+    found = fit_head_first(over, segments, 1, np.zeros(5, np.float32), None)  # type: ignore[arg-type]
+    assert list(made) == asked
+    assert 16 in made[asked[0]].fits  # the first fit holds a fifth out, to choose the penalty
+    if len(asked) == 2:
+        assert set(made[asked[1]].fits) == {20}
+    np.testing.assert_allclose(found.adapter[over(segments).active], 0.5, atol=0.05)

@@ -83,12 +83,12 @@ def test_a_watcher_sees_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"round 2/6, {phrase}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("estimator", "rounds"), [("chainfed", 60), ("fedspzo", 40)])
+@pytest.mark.parametrize("estimator", ["chainfed", "fedspzo"])
 def test_a_whole_chain_learns_from_devices_alone_unless_told_otherwise(
-    tmp_path: Path, estimator: str, rounds: int
+    tmp_path: Path, estimator: str
 ) -> None:
     table = job_table(None, {"estimator": estimator})
-    assert (table["active_segments"], table["guide_weight"], table["rounds"]) == ("all", 0.0, rounds)
+    assert (table["active_segments"], table["guide_weight"], table["rounds"]) == ("all", 0.0, 40)
     file = tmp_path / "job.toml"
     file.write_text('guide_weight = "auto"\n')
     given = job_table(file, {"estimator": estimator, "rounds": 7})

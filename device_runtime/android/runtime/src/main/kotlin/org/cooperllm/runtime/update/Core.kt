@@ -37,7 +37,7 @@ internal class Core(
     private val perturbations = Perturbations(chain, kernels)
     private val plan = Plan()
     private val states = HiddenStates(chain, ::checkGoesOn)
-    private var labels = IntArray(0)
+    private val labels = DirectionLabels(layout, head)
 
     @Volatile
     private var isStopped = false
@@ -66,8 +66,7 @@ internal class Core(
         epsilon: Double,
         objective: Objective = Objective(),
     ): Measurement {
-        val labels = labelDirections(directions)
-        val losses = losses(batches, directions, epsilon, labels, objective)
+        val losses = losses(batches, directions, epsilon, labels.of(directions), objective)
         val plus = DoubleArray(directions.size) { losses.lossSum[2 * it] / losses.count[2 * it] }
         val minus = DoubleArray(directions.size) { losses.lossSum[2 * it + 1] / losses.count[2 * it + 1] }
         val rho = DoubleArray(directions.size) { (plus[it] - minus[it]) / (2.0 * epsilon) }
@@ -145,28 +144,6 @@ internal class Core(
                 result.count[evaluation] += weight * rows.count[row]
             }
         }
-    }
-
-    /**
-     * Two strings a direction, + and -. Before its boundary a direction bears the label of the first that does the same
-     * there, so the planner runs that block once for all of them.
-     */
-    private fun labelDirections(directions: List<Direction>): IntArray {
-        val positions = head + 1
-        val size = 2 * directions.size * positions
-        if (labels.size == size) labels.fill(0) else labels = IntArray(size)
-        var first = 0
-        for (d in directions.indices) {
-            val direction = directions[d]
-            if (direction.boundary == 0 || !direction.doesTheSameBefore(directions[first], positions)) first = d
-            for (segment in 0 until positions) {
-                if (!direction.isActive(segment) || chain.layout.segmentTensors(segment).isEmpty()) continue
-                val label = 1 + if (segment < direction.boundary) first else d
-                labels[2 * d * positions + segment] = label
-                labels[(2 * d + 1) * positions + segment] = -label
-            }
-        }
-        return labels
     }
 
     /**
@@ -272,18 +249,3 @@ internal class Core(
 
     private fun lossNotFinite() = LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
 }
-
-/** Whether two directions perturb every segment before their boundary alike. */
-internal fun Direction.doesTheSameBefore(
-    other: Direction,
-    positions: Int,
-): Boolean =
-    boundary == other.boundary &&
-        prefixSeed == other.prefixSeed &&
-        isotropicScale == other.isotropicScale &&
-        scale === other.scale &&
-        (0 until positions).all { isActive(it) == other.isActive(it) } &&
-        guides.size == other.guides.size &&
-        guides.indices.all {
-            guides[it].guide === other.guides[it].guide && guides[it].coefficient == other.guides[it].coefficient
-        }
