@@ -47,13 +47,9 @@ def run_signs(
 
 def longest_gain(engine: Engine, clock: Callable[[], float]) -> int:
     """The longest batch, in tokens a row, up to which one forward beats two; 0 where none does."""
-    text, longest = engine.bundle.manifest.text, 0
-    step = text.pad_to_multiple_tokens
-    lengths = [step]
-    while lengths[-1] < text.max_tokens:
-        lengths.append(min(2 * lengths[-1], text.max_tokens))
-    for tokens in lengths:
-        apart, together = _times(engine, tokens, clock)
+    longest = 0
+    for tokens in lengths(engine):
+        apart, together = times(engine, tokens, clock)
         if apart < GAIN * together:
             break
         longest = tokens
@@ -61,8 +57,19 @@ def longest_gain(engine: Engine, clock: Callable[[], float]) -> int:
     return longest
 
 
-def _times(engine: Engine, tokens: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """The best of some turns of each form, which alternate, in seconds."""
+def lengths(engine: Engine) -> list[int]:
+    """The lengths that are tried, in tokens a row: each twice the one before, the longest last."""
+    text = engine.bundle.manifest.text
+    found = [text.pad_to_multiple_tokens]
+    while found[-1] < text.max_tokens:
+        found.append(min(2 * found[-1], text.max_tokens))
+    return found
+
+
+def times(engine: Engine, tokens: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a direction in the last segment, sign by sign and both together: the best of some turns,
+    which alternate.
+    """
     last = engine.head_segment - 1
     rows = engine.bundle.manifest.chain.batch_examples
     ones = np.ones((rows, tokens), np.int64)
