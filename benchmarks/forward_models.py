@@ -45,12 +45,14 @@ def source_of(name: str) -> Path:
     return folder
 
 
-def bundle_of(name: str, precision: str, anew: bool = False, source: Path | None = None) -> Path:
+def bundle_of(
+    name: str, precision: str, anew: bool = False, source: Path | None = None, both_signs: bool = False
+) -> Path:
     """The folder of a model's bundle, exported in a process of its own, of that source or the shape's own.
 
     Raises RuntimeError with the exporter's one line when it refuses.
     """
-    folder = cache() / f"{name}-{precision}"
+    folder = cache() / (f"{name}-{precision}" + ("-both-signs" if both_signs else ""))
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "manifest.json").exists():
@@ -61,6 +63,7 @@ def bundle_of(name: str, precision: str, anew: bool = False, source: Path | None
         targets = TARGETS.get(name, "q_proj,v_proj")
         command += ["--target-modules", targets, "--pooling", "mean", "--out", str(folder)]
         command += ["--precision", precision, "--fidelity-directions", "0"]
+        command += ["--both-signs"] if both_signs else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])

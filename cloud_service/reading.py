@@ -173,6 +173,7 @@ def _report(row: Row[Any]) -> dict[str, Any]:
         "downlink_bytes": body.timing.downlink_bytes,
         "uplink_bytes": body.timing.uplink_bytes,
         "segment_runs": body.timing.segment_runs,
+        "pair_runs": body.timing.pair_runs,
         "spans": [
             {"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms}
             for span in body.timing.spans

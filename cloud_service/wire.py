@@ -201,7 +201,7 @@ def _check_timing(timing: pb.Timing) -> None:
         _require(
             finite and 0 <= span.start_ms <= span.end_ms, "timing.spans: start_ms and end_ms are out of order"
         )
-    for name in ("downlink_bytes", "uplink_bytes", "segment_runs"):
+    for name in ("downlink_bytes", "uplink_bytes", "segment_runs", "pair_runs"):
         _require(getattr(timing, name) < 2**63, f"timing.{name} is too large")
 
 

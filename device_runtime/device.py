@@ -39,6 +39,7 @@ from .personal import Personalised, Practice
 from .private_examples import MOST_STATE_BYTES, FileSource
 from .retry import Retry
 from .session import Outcome, Session
+from .signs import run_signs
 from .store import Store
 from .transport import Transport
 
@@ -134,7 +135,9 @@ class Device:
 
     def _make_engine(self, bundle: Bundle) -> Engine:
         limit = self._limits.max_memory_bytes
-        return Engine(bundle, self._threads, self._max_state_bytes, self._store.folder, limit)
+        engine = Engine(bundle, self._threads, self._max_state_bytes, self._store.folder, limit)
+        run_signs(engine, self._store.folder, self._threads)
+        return engine
 
     # --- taking part ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from .errors import UnsupportedTask
 from .examples import Example
 from .guides import Slices
 from .local_update import Batch, Measurement
-from .memory import left_bytes
+from .memory import left_bytes, pair_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ class Engine:
                 chain.head_tokens,
                 chain.vocabulary,
             )
+        self._left_bytes: int | None = None
         if max_memory_bytes is not None:
-            left = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
-            self._max_state_bytes = min(max_state_bytes, left)
+            self._left_bytes = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
+            self._max_state_bytes = min(max_state_bytes, self._left_bytes)
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
 
@@ -130,6 +131,23 @@ class Engine:
         """The hidden state that enters a segment, (B, T, D)."""
         with meaningful(self._types.CoreError):
             return self._core.hidden(self._types.Batch(*batch), segment)
+
+    @property
+    def can_pair(self) -> bool:
+        """Whether the bundle has both signs in one forward, and memory allows it."""
+        fits = self._left_bytes is None or self._left_bytes >= pair_bytes(self.bundle)
+        return fits and self._core.has_pairs(0, self.head_segment)
+
+    def pair_up_to(self, most_tokens: int) -> None:
+        """Runs both signs in one forward on batches of up to so many tokens a row; 0: never. See signs.py."""
+        self._core.set_pair_tokens(most_tokens)
+        if most_tokens and self._left_bytes is not None:
+            self._max_state_bytes = min(self._max_state_bytes, self._left_bytes - pair_bytes(self.bundle))
+
+    @property
+    def pair_runs(self) -> int:
+        """Segments run for both signs at once since the engine was made; segment_runs does not count them."""
+        return sum(self._core.counters.pair_runs)
 
     @property
     def segment_runs(self) -> int:

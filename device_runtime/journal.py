@@ -59,7 +59,7 @@ class Journal:
             del self._spans[:surplus]
             self._told_spans = max(0, self._told_spans - surplus)
 
-    def timing(self, segment_runs: int) -> pb.Timing:
+    def timing(self, segment_runs: int, pair_runs: int) -> pb.Timing:
         """The timing of a report: bytes are counted from the timing before this one."""
         downlink_bytes, uplink_bytes = self._counted_bytes
         self._counted_bytes = (self._traffic.downlink_bytes, self._traffic.uplink_bytes)
@@ -68,6 +68,7 @@ class Journal:
             downlink_bytes=self._counted_bytes[0] - downlink_bytes,
             uplink_bytes=self._counted_bytes[1] - uplink_bytes,
             segment_runs=segment_runs,
+            pair_runs=pair_runs,
         )
 
     def acknowledged(self, report: pb.Report, round_number: int, duplicate: bool, start_ms: float) -> None:

@@ -33,6 +33,15 @@ def needed_bytes(bundle: Bundle, planned_bytes: int) -> dict[str, int]:
     }
 
 
+def pair_bytes(bundle: Bundle) -> int:
+    """What both signs in one forward take beside that: weights once more, slices and hidden states twice."""
+    chain, text, layout = bundle.manifest.chain, bundle.manifest.text, bundle.layout
+    weights: int = sum(method.constant_bytes for method in chain.methods if method.name.startswith("pair_"))
+    slices: int = layout.segment_slice(chain.segments).start
+    states: int = chain.batch_examples * text.max_tokens * chain.hidden_size
+    return weights + 2 * 4 * (slices + states)
+
+
 def left_bytes(bundle: Bundle, planned_bytes: int, max_memory_bytes: int) -> int:
     """What a limit leaves beside a bundle. Raises BundleTooLarge, naming the limit that would do."""
     needed = needed_bytes(bundle, planned_bytes)

@@ -219,7 +219,8 @@ class Session:
         if task.WhichOneof("kind") == "directions":
             index, disclosure = self._prepare(task, engine)
         finding = self._stretches.compute(task, index, engine, self._private, disclosure)
-        journal.tell("computed", task_id=task.task_id, segment_runs=finding.segment_runs)
+        runs = {"segment_runs": finding.segment_runs, "pair_runs": finding.pair_runs}
+        journal.tell("computed", task_id=task.task_id, **runs)
         return finding
 
     def _prepare(self, task: pb.Task, engine: Engine) -> tuple[dict[bytes, int], Disclosure]:

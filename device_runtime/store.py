@@ -7,6 +7,7 @@ write.
       state, state.copy        everything small, as one document: see State
       progress                 scalars of the task under way: see progress.py
       personal                 what personalising changed: see personal.py
+      signs                    whether both signs run in one forward: see signs.py
       adapters/<sha256>        float32 bytes of the adapter version that `state` names
       guides/<sha256>          decoded float32 bytes of the last task's guides: a record may name them
       artifacts/<sha256>       downloaded files; `.part` while they are on their way
@@ -189,7 +190,8 @@ class Store:
         for name in ("state", "key"):
             for path in pair_of(self.folder / name):
                 path.unlink(missing_ok=True)
-        (self.folder / "personal").unlink(missing_ok=True)
+        for name in ("personal", "signs"):
+            (self.folder / name).unlink(missing_ok=True)
         self.progress.clear()
         self._state = State()
         for name in _FOLDERS:

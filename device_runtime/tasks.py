@@ -51,6 +51,7 @@ class Finding:
     segment_scores: list[float] = field(default_factory=list)
     disclosure: Disclosure = NOTHING
     segment_runs: int = 0
+    pair_runs: int = 0
 
     @staticmethod
     def refused(refusal: TaskRefused) -> Finding:
@@ -116,7 +117,6 @@ def carry_out(
     behind them, and neither measures nor noises a scalar twice. Between directions `go_on` is asked; False
     ends the work with Stopped. Raises TaskRefused, Stopped or StoreFull.
     """
-    runs_before = engine.segment_runs
     with engine.lock:
         match task.WhichOneof("kind"):
             case "evaluate":
@@ -125,7 +125,7 @@ def carry_out(
                 finding = _score_segments(task.score_segments, engine, private)
             case _:
                 finding = _run_directions(task, guide_index, engine, private, store, gauss, go_on)
-    return replace(finding, disclosure=disclosure, segment_runs=engine.segment_runs - runs_before)
+    return replace(finding, disclosure=disclosure)
 
 
 def _run_directions(

@@ -94,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="directions on which it is measured; 0 for not at all (default: 64)",
     )
+    add(
+        "--both-signs",
+        action="store_true",
+        help="with methods that run both signs of a direction in one forward, for short batches",
+    )
     add("--seed", type=int, default=0, help="of the adapter's initial values (default: 0)")
 
 
@@ -127,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         pad_to_multiple_tokens=args.pad_to_multiple_tokens,
         seed=args.seed,
+        both_signs=args.both_signs,
         precision=args.precision,
         calibration=args.calibration or Path(str(files("cooperllm") / "data" / "public.tsv")),
         fidelity_directions=args.fidelity_directions,

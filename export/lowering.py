@@ -42,6 +42,7 @@ def lower(
     progress: Progress = lambda step: None,
     precision: str = "fp32",
     only: Collection[str] | None = None,
+    both_signs: bool = False,
 ) -> Lowered:
     """The program of a network, for any number of tokens T from 2 to its max_tokens and always B examples.
 
@@ -54,6 +55,7 @@ def lower(
         progress: told what is being done, in a few words.
         precision: of the frozen weights.
         only: the methods to lower; None for all of them.
+        both_signs: with `pair_k` for each segment with adapter tensors.
 
     Raises:
         BundleError: a segment is not one XNNPACK delegate, so it would be slow; the operators are named.
@@ -61,7 +63,7 @@ def lower(
     programs: dict[str, Any] = {}
     costs: dict[str, int] = {}
     with _quiet():
-        for name, module, arguments, dynamic in _methods(network, layout, batch_examples):
+        for name, module, arguments, dynamic in _methods(network, layout, batch_examples, both_signs):
             if only is not None and name not in only:
                 continue
             progress(f"lowering {name} ({network.segments} segments)")
@@ -80,7 +82,7 @@ def lower(
         if entry.name.startswith("segment_"):
             entry.blocks = network.blocks(int(entry.name.removeprefix("segment_")))
     for entry in entries:
-        whole = entry.name.startswith(("segment_", "auxiliary_"))
+        whole = entry.name.startswith(("segment_", "auxiliary_", "pair_"))
         if whole and (entry.delegates != 1 or entry.undelegated_operators):
             left = ", ".join(entry.undelegated_operators) or "nothing"
             raise BundleError(
@@ -89,7 +91,9 @@ def lower(
     return Lowered(lowered.write_to_file, entries)
 
 
-def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:
+def _methods(
+    network: Network, layout: Layout, batch: int, both_signs: bool
+) -> Iterator[tuple[str, Any, tuple[Any, ...], Any]]:
     """(name, module, example arguments, dynamic shapes) of each method; the values do not matter."""
     tokens = torch.export.Dim("tokens", min=2, max=network.max_tokens)
     ids = torch.zeros(batch, network.max_tokens, dtype=torch.int64)
@@ -99,6 +103,9 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
     with torch.no_grad():
         hidden, *context = embed(ids, real)
         _, *shorter = embed(ids[:, :2], real[:, :2])
+        wide, *wide_context = (
+            embed(torch.cat([ids, ids]), torch.cat([real, real])) if both_signs else [hidden]
+        )
     varying = [
         _varying(long.shape, short.shape, tokens) for long, short in zip(context, shorter, strict=True)
     ]
@@ -108,6 +115,9 @@ def _methods(network: Network, layout: Layout, batch: int) -> Iterator[tuple[str
         fixed = tuple(None for _ in tensors)
         segment = network.segment(k)
         yield f"segment_{k}", segment, (hidden, *context, *tensors), ({1: tokens}, (*varying, *fixed))
+        if both_signs and tensors:
+            signs = tuple(torch.zeros(2, *t.shape) for t in tensors)
+            yield f"pair_{k}", segment, (wide, *wide_context, *signs), ({1: tokens}, (*varying, *fixed))
         del segment
         auxiliary = network.auxiliary(k)
         if auxiliary is not None:

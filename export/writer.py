@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from device_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, Bundle, file_sha256, manifest_json
 from device_runtime.errors import BundleError, OptionError
 from device_runtime.zo.layout import Layout
+from export.adapters.kinds import adapter_kind
 from export.fidelity import Reference, calibration_examples
 from export.lowering import Lowered, Progress, lower
 from export.model import Model, Network, network_of
@@ -48,6 +49,7 @@ class Options(AdapterOptions):
     max_tokens: int = 128
     pad_to_multiple_tokens: int = 8
     precision: str = "fp32"
+    both_signs: bool = False
     calibration: Path | None = None
     fidelity_directions: int = 0
 
@@ -81,7 +83,14 @@ def write_bundle(
     }
 
     def attempt(precision: str, target: Path) -> Bundle:
-        lowered = lower(network, start.layout, options.batch_examples, progress, precision)
+        lowered = lower(
+            network,
+            start.layout,
+            options.batch_examples,
+            progress,
+            precision,
+            both_signs=options.both_signs,
+        )
         manifest.precision = precision
         _fill_chain(manifest, network, lowered, options.batch_examples)
         progress("writing the bundle")
@@ -126,6 +135,10 @@ def describe(
     fill_task(manifest, TaskOptions(*asked), tokenizer)
     imported = read_adapter(options.adapter_from) if options.adapter_from else None
     manifest.adapter.CopyFrom(adapter_entry(options, manifest, source, imported))
+    if options.both_signs and not adapter_kind(manifest.adapter).pairs:
+        raise OptionError(
+            f"--both-signs: not with --adapter {options.adapter}; lora, lora_fa and bottleneck have it"
+        )
     network = network_of(manifest, source, options.segments)
     manifest.text.max_tokens = network.max_tokens
     if options.adapter != "head" and not any(network.shapes[:-1]):

@@ -471,6 +471,9 @@ class Chain(_message.Message):
       segment_k(hidden, context..., adapter tensors of segment k in layout order) -> hidden
       auxiliary_k(hidden, adapter tensors of segment k in layout order) -> hidden: the segment's adapters without its
         frozen part, for ChainFed's global loss; only where the adapter kind has it (bottleneck)
+      pair_k(hidden [2B,T,D], context..., adapter tensors of segment k in layout order, each twice: [2, *shape]) -> hidden
+        [2B,T,D]: both signs of a direction in one forward. The first B rows are run with the first of each tensor's two, the
+        others with the second; a context tensor that goes by row comes twice as well. Only where the export was asked for it
       head(hidden, attention_mask float32 [B,T], labels int64 [B], adapter tensors of segment K in layout order)
         -> (loss float32 [B] summed over the example's targets, count float32 [B], logits float32 [B,C])
       head_gradient(hidden, attention_mask float32 [B,T], w float32 [B,1], w * onehot(label) float32 [B,C], adapter tensors of

@@ -987,10 +987,14 @@ class Timing(_message.Message):
     DOWNLINK_BYTES_FIELD_NUMBER: _builtins.int
     UPLINK_BYTES_FIELD_NUMBER: _builtins.int
     SEGMENT_RUNS_FIELD_NUMBER: _builtins.int
+    PAIR_RUNS_FIELD_NUMBER: _builtins.int
     downlink_bytes: _builtins.int
     """since the last acknowledged report"""
     uplink_bytes: _builtins.int
     segment_runs: _builtins.int
+    """one adapter each"""
+    pair_runs: _builtins.int
+    """segments run for both signs of a direction in one forward"""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
     def __init__(
@@ -1000,10 +1004,11 @@ class Timing(_message.Message):
         downlink_bytes: _builtins.int = ...,
         uplink_bytes: _builtins.int = ...,
         segment_runs: _builtins.int = ...,
+        pair_runs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "pair_runs", b"pair_runs", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

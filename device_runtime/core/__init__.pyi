@@ -64,14 +64,17 @@ class Counters:
     """Runs and nanoseconds since the start or `reset_counters`.
 
     `segment_runs` has K + 1 entries, the head's last. `forward_ns` is spent inside the program, `perturb_ns`
-    in changing the adapter, `total_ns` in whole calls. `auxiliary_runs` has K entries. `method_loads` counts
-    methods whose weights were packed into memory.
+    in changing the adapter, `total_ns` in whole calls. `auxiliary_runs` and `pair_runs` have K entries; a
+    pair runs a segment for both signs, which `segment_runs` does not count. `method_loads` counts methods
+    whose weights were packed into memory.
     """
 
     @property
     def embed_runs(self) -> int: ...
     @property
     def segment_runs(self) -> list[int]: ...
+    @property
+    def pair_runs(self) -> list[int]: ...
     @property
     def auxiliary_runs(self) -> list[int]: ...
     @property
@@ -240,6 +243,14 @@ class Core:
         """Load now what a run of the whole chain needs. Raises CoreError: PROGRAM_FAILED, PROGRAM_MISMATCH,
         OUT_OF_MEMORY. The caller drops the bundle, or frees memory and tries again.
         """
+    def set_pair_tokens(self, tokens: int) -> None:
+        """Measure both signs in one forward on batches of up to so many tokens a row; 0, the default: never.
+
+        Directions that share more than the unperturbed beginning run one sign at a time all the same. The
+        last bits of a scalar may differ between the two forms.
+        """
+    def has_pairs(self, first_segment: int, exit_segment: int) -> bool:
+        """Whether segments first_segment .. exit_segment - 1 all have the method `pair_k`."""
     def unload_except(self, segments: Sequence[int], auxiliaries: Sequence[int] = ()) -> None:
         """Free all segments but these, and all auxiliary branches but those of `auxiliaries`.
 

@@ -72,6 +72,7 @@ void bind_values(nb::module_& m) {
   nb::class_<Counters>(m, "Counters", "Runs and time since the start or reset_counters().")
       .def_ro("embed_runs", &Counters::embed_runs)
       .def_prop_ro("segment_runs", [](const Counters& self) { return self.segment_runs; })
+      .def_prop_ro("pair_runs", [](const Counters& self) { return self.pair_runs; })
       .def_prop_ro("auxiliary_runs", [](const Counters& self) { return self.auxiliary_runs; })
       .def_ro("method_loads", &Counters::method_loads)
       .def_ro("forward_ns", &Counters::forward_ns)
@@ -127,6 +128,8 @@ void bind_class(nb::module_& m) {
       .def("update", &PyCore::update, "epsilon"_a, "update_seed"_a, "active_segments"_a, "directions"_a,
            "coefficients"_a, "guides"_a = nb::list())
       .def("load_methods", &PyCore::load_methods)
+      .def("set_pair_tokens", &PyCore::set_pair_tokens, "tokens"_a)
+      .def("has_pairs", &PyCore::has_pairs, "first_segment"_a, "exit_segment"_a)
       .def("unload_except", &PyCore::unload_except, "segments"_a, "auxiliaries"_a = nb::list())
       .def_prop_ro("planned_bytes", &PyCore::planned_bytes)
       .def_prop_ro("loaded_methods", &PyCore::loaded_methods)

@@ -66,6 +66,7 @@ void Chain::reset_counters() {
   counters = Counters{};
   counters.segment_runs.assign(shape_.segments + 1, 0);
   counters.auxiliary_runs.assign(shape_.segments, 0);
+  counters.pair_runs.assign(shape_.segments, 0);
 }
 
 void Chain::reserve_slots(size_t slots) {
@@ -104,8 +105,11 @@ zo_status Chain::keep_hidden(size_t to_slot) noexcept {
 zo_status Chain::keep_context() noexcept {
   for (size_t i = 0; i < context_.size(); ++i) {
     const Tensor& given = outputs_[i + 1];
-    if (given.size_bytes() > context_[i].size_bytes()) return ZO_PROGRAM_MISMATCH;
-    std::memcpy(context_[i].data(), given.data, given.size_bytes());
+    const size_t size_bytes = given.size_bytes();
+    const bool twice = context_is_doubled_[i];
+    if ((twice ? 2 : 1) * size_bytes > context_[i].size_bytes()) return ZO_PROGRAM_MISMATCH;
+    std::memcpy(context_[i].data(), given.data, size_bytes);
+    if (twice) std::memcpy(context_[i].as<char>() + size_bytes, given.data, size_bytes);
     context_tensors_[i] = given;
     context_tensors_[i].data = context_[i].data();
   }

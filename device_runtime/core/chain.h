@@ -65,6 +65,7 @@ struct Counters {
   uint64_t embed_runs = 0;
   std::vector<uint64_t> segment_runs;    // K + 1 entries, the head's last
   std::vector<uint64_t> auxiliary_runs;  // K entries
+  std::vector<uint64_t> pair_runs;       // K entries; each does the work of two runs of the segment
   uint64_t method_loads = 0;
   uint64_t forward_ns = 0;  // inside the program
   uint64_t perturb_ns = 0;
@@ -76,8 +77,10 @@ struct Needs {
   bool embed;
   uint32_t first_segment;
   uint32_t exit_segment;
-  bool head;
-  bool auxiliaries;
+  bool head = false;
+  bool auxiliaries = false;
+  uint32_t pair_segment = UINT32_MAX;  // from this segment on both signs run together,
+  bool singles = true;                 // and where this is set, one at a time as well
 };
 
 class Chain {
@@ -131,6 +134,16 @@ class Chain {
   zo_status run_auxiliary(uint32_t segment, size_t from_slot, size_t to_slot) noexcept;
   zo_status run_head(size_t from_slot, HeadResult* result) noexcept;
 
+  // Both signs in one forward: `pair_k` runs a segment on two copies of the batch, each with an adapter of its own, and
+  // reads the frozen weights once (MobiZO, arXiv 2409.15520). The copies of the adapter, twice the slices of the
+  // segments in between, are made by reserve_pairs(), which throws std::bad_alloc.
+  bool has_pairs(uint32_t first_segment, uint32_t exit_segment) const noexcept;
+  void reserve_pairs(uint32_t first_segment, uint32_t exit_segment);
+  float* pair_slice(size_t tensor, int half) const noexcept;  // of a layout entry; half 0 or 1
+  void set_pair_hidden(size_t from_slot) noexcept;            // for both halves
+  zo_status run_pair(uint32_t segment) noexcept;
+  void take_half(int half, size_t to_slot) noexcept;
+
   // The gradient of sum_b weights_b * loss_b by the head's tensors, in layout order, is added to `sum`: see
   // bundle.proto.
   bool has_head_gradient() const noexcept { return head_gradient_ >= 0; }
@@ -150,6 +163,7 @@ class Chain {
   zo_status find_embed(std::string* message);
   zo_status find_segment(uint32_t segment, std::string* message);
   zo_status find_auxiliary(uint32_t segment, std::string* message);
+  zo_status find_pair(uint32_t segment, std::string* message);
   zo_status find_head(std::string* message);
   zo_status find_head_gradient(std::string* message);
   zo_status load_method(int method, std::string* message);
@@ -166,11 +180,11 @@ class Chain {
   uint64_t parameters_ = 0;
   uint32_t classes_ = 0;
 
-  int embed_ = -1, head_ = -1, head_gradient_ = -1;       // the last one is not in every program
-  std::vector<int> segment_methods_, auxiliary_methods_;  // -1: the program has no such branch
-  std::vector<std::string> method_names_;                 // by the program's number
+  int embed_ = -1, head_ = -1, head_gradient_ = -1;                      // the last one is not in every program
+  std::vector<int> segment_methods_, auxiliary_methods_, pair_methods_;  // -1: the program has no such method
+  std::vector<std::string> method_names_;                                // by the program's number
   std::vector<Tensor> embed_inputs_, head_inputs_, gradient_inputs_;
-  std::vector<std::vector<Tensor>> segment_inputs_, auxiliary_inputs_;
+  std::vector<std::vector<Tensor>> segment_inputs_, auxiliary_inputs_, pair_inputs_;
   std::vector<Tensor> outputs_;  // as many as the method with the most gives
 
   Buffer adapter_, ids_, mask_int_, mask_float_, labels_;
@@ -179,9 +193,12 @@ class Chain {
   // One run's tokens that have a target: their hidden states, targets and rows.
   Buffer token_hidden_, token_targets_;
   std::vector<uint32_t> token_rows_;
-  std::vector<Buffer> context_;  // what `embed` gives besides the hidden states, the same for every segment
+  std::vector<Buffer> context_;           // what `embed` gives besides the hidden states, the same for every segment
+  std::vector<bool> context_is_doubled_;  // twice in context_, as both signs want it
   std::vector<Buffer> slots_;
-  Tensor hidden_;  // shapes at the batch's length
+  Buffer pair_hidden_, pair_adapter_;
+  uint64_t pair_offset_ = 0;  // the parameter that pair_adapter_ begins with
+  Tensor hidden_;             // shapes at the batch's length
   std::vector<Tensor> context_tensors_;
 };
 

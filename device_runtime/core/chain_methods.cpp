@@ -49,6 +49,7 @@ zo_status Chain::find_methods(std::string* message) {
   for (uint32_t k = 0; k < shape_.segments && status == ZO_OK; ++k) {
     status = find_segment(k, message);
     if (status == ZO_OK) status = find_auxiliary(k, message);
+    if (status == ZO_OK) status = find_pair(k, message);
   }
   if (status == ZO_OK) status = find_head(message);
   return status == ZO_OK ? find_head_gradient(message) : status;
@@ -72,6 +73,7 @@ zo_status Chain::find_embed(std::string* message) {
     meta.data = context_.back().data();
     context_tensors_.push_back(meta);
   }
+  context_is_doubled_.assign(context_.size(), false);
   outputs_.resize(std::max<size_t>(outputs.size(), 3));
   return check_method(embed_, "embed", embed_inputs_, outputs, message);
 }
@@ -188,7 +190,10 @@ zo_status Chain::load_method(int method, std::string* message) {
 zo_status Chain::load_methods(const Needs& needs, std::string* message) {
   std::vector<int> methods;
   if (needs.embed) methods.push_back(embed_);
-  for (uint32_t k = needs.first_segment; k < needs.exit_segment; ++k) methods.push_back(segment_methods_[k]);
+  for (uint32_t k = needs.first_segment; k < needs.exit_segment; ++k) {
+    if (needs.singles || k < needs.pair_segment) methods.push_back(segment_methods_[k]);
+    if (k >= needs.pair_segment) methods.push_back(pair_methods_[k]);
+  }
   for (uint32_t k = needs.exit_segment; k < shape_.segments && needs.auxiliaries; ++k) {
     if (has_auxiliary(k)) methods.push_back(auxiliary_methods_[k]);
   }
@@ -210,6 +215,7 @@ void Chain::unload_except(const std::vector<uint32_t>& segments, const std::vect
   };
   add(segment_methods_, segments);
   add(auxiliary_methods_, auxiliaries);
+  add(pair_methods_, segments);
   if (!methods.empty()) program_->unload_methods(methods);
 }
 

@@ -40,7 +40,7 @@ zo_status LocalUpdate::slopes(const std::vector<Batch>& batches, const std::vect
   zo_status status = check_slopes(directions);
   if (status == ZO_OK) status = check_objective({exit_segment, 0.0});
   if (status == ZO_OK) status = check_batches(batches, objective_.exit_segment);
-  if (status == ZO_OK) status = load_for(batches, objective_.exit_segment, false, false);
+  if (status == ZO_OK) status = load_for(batches, {false, 0, objective_.exit_segment});
   if (status == ZO_OK) status = chain_.load_head_gradient(&message_);
   if (status != ZO_OK) return status;
   gradient_.assign(parameters, 0.0);

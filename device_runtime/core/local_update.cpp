@@ -53,17 +53,23 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
   if (status == ZO_OK) status = check_batches(batches, objective_.exit_segment);
   if (status == ZO_OK) status = check_directions(labels);
   if (status == ZO_OK) status = check_entry(batches, labels);
-  if (status == ZO_OK) status = load_for(batches, objective_.exit_segment, true, has_global());
+  if (status == ZO_OK) {
+    Needs needs{false, 0, objective_.exit_segment, true, has_global()};
+    plan_pairs(batches, labels, &needs);
+    status = load_for(batches, needs);
+  }
   if (status != ZO_OK) return status;
   const size_t positions = chain_.shape().segments + 1;
   const size_t evaluations = labels.size() / positions;
   plan_.build(labels.data(), evaluations, positions);
-  branch_slot_ = plan_.slots();
+  branch_slot_ = std::max(plan_.slots(), 2u);
   chain_.reserve_slots(branch_slot_ + (has_global() ? 1 : 0));
   result->loss_sum.assign(evaluations, 0.0);
   result->count.assign(evaluations, 0.0);
 
-  status = run_plan(batches, result);
+  for (size_t b = 0; b < batches.size() && status == ZO_OK; ++b) {
+    status = is_paired(batches[b]) ? run_pairs(batches[b], labels, result) : run_plan(batches[b], result);
+  }
   for (uint32_t segment = 0; segment < positions; ++segment) move_to(segment, 0);
   return status;
 }
@@ -110,47 +116,45 @@ zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vec
   return ZO_OK;
 }
 
-zo_status LocalUpdate::run_plan(const std::vector<Batch>& batches, Losses* result) noexcept {
+zo_status LocalUpdate::run_plan(const Batch& batch, Losses* result) noexcept {
   const uint32_t head = chain_.shape().segments;
-  for (const Batch& batch : batches) {
+  if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
+  zo_status status = enter(batch, objective_.exit_segment);
+  if (status != ZO_OK) return status;
+  for (const PlannedRun& run : plan_.runs()) {
     if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
-    zo_status status = enter(batch, objective_.exit_segment);
-    if (status != ZO_OK) return status;
-    for (const PlannedRun& run : plan_.runs()) {
-      if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
-      if (run.position < batch.first_segment) {  // unperturbed, so the only run at its position: checked before
-        if (run.position + 1 == batch.first_segment) chain_.set_hidden(batch.hidden, run.to_slot);
-        continue;
-      }
-      // Unperturbed as well, so each of these is its parent's only child, whose state stays in the slot it lies in.
-      if (run.position >= objective_.exit_segment && run.position < head) continue;
-      status = move_to(run.position, run.label);
-      if (status == ZO_OK && run.position == head) status = add_losses(batch, run, result);
-      if (status == ZO_OK && run.position < head) {
-        status = chain_.run_segment(run.position, run.from_slot, run.to_slot);
-        branch_is_current_ = false;
-      }
-      if (status != ZO_OK) return status;
+    if (run.position < batch.first_segment) {  // unperturbed, so the only run at its position: checked before
+      if (run.position + 1 == batch.first_segment) chain_.set_hidden(batch.hidden, run.to_slot);
+      continue;
     }
+    // Unperturbed as well, so each of these is its parent's only child, whose state stays in the slot it lies in.
+    if (run.position >= objective_.exit_segment && run.position < head) continue;
+    status = move_to(run.position, run.label);
+    if (status == ZO_OK && run.position < head) {
+      status = chain_.run_segment(run.position, run.from_slot, run.to_slot);
+      branch_is_current_ = false;
+    } else if (status == ZO_OK) {
+      HeadResult rows;
+      status = run_head(run.from_slot, &rows);
+      for (uint32_t i = 0; i < run.evaluation_count && status == ZO_OK; ++i) {
+        status = add_losses(batch, rows, plan_.order()[run.first_evaluation + i], result);
+      }
+    }
+    if (status != ZO_OK) return status;
   }
   return ZO_OK;
 }
 
-// Runs the head and adds its rows, in order, to every evaluation that wants this run.
-zo_status LocalUpdate::add_losses(const Batch& batch, const PlannedRun& run, Losses* result) noexcept {
-  HeadResult rows;
-  const zo_status status = run_head(run.from_slot, &rows);
-  if (status != ZO_OK) return status;
-  for (uint32_t i = 0; i < run.evaluation_count; ++i) {
-    const uint32_t evaluation = plan_.order()[run.first_evaluation + i];
-    for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
-      const double weight = batch.weights[row];
-      if (weight == 0.0) continue;  // padding: whatever stands there, NaN included, counts nothing
-      const double loss = rows.loss[row];
-      if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
-      result->loss_sum[evaluation] += weight * loss;
-      result->count[evaluation] += weight * rows.count[row];
-    }
+// Adds what the head said of a batch's rows, in order, to an evaluation.
+zo_status LocalUpdate::add_losses(const Batch& batch, const HeadResult& rows, uint32_t evaluation,
+                                  Losses* result) noexcept {
+  for (uint32_t row = 0; row < chain_.shape().batch_examples; ++row) {
+    const double weight = batch.weights[row];
+    if (weight == 0.0) continue;  // padding: whatever stands there, NaN included, counts nothing
+    const double loss = rows.loss[row];
+    if (!std::isfinite(loss)) return ZO_LOSS_NOT_FINITE;
+    result->loss_sum[evaluation] += weight * loss;
+    result->count[evaluation] += weight * rows.count[row];
   }
   return ZO_OK;
 }

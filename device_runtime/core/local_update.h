@@ -111,6 +111,10 @@ class LocalUpdate {
   // Loads all methods that the whole chain runs; otherwise each is loaded by the first call that needs it.
   zo_status load_methods();
 
+  // Both signs of a direction run in one forward on batches of at most so many tokens a row, where the program can and
+  // directions share nothing but the unperturbed beginning. 0, the default: never. The scalars' last bits may differ.
+  void set_pair_tokens(uint32_t tokens) noexcept { pair_tokens_ = tokens; }
+
   // Nothing is written unless all of it can be. `*clamped` counts the parameters that met the bound.
   zo_status update(const Update& update, uint64_t* clamped);
 
@@ -141,19 +145,27 @@ class LocalUpdate {
   }
   zo_status check_slopes(const std::vector<Direction>& directions);
   bool covers(const Direction& direction, const std::vector<uint32_t>& all, uint32_t segment) const noexcept;
-  zo_status load_for(const std::vector<Batch>& batches, uint32_t exit_segment, bool head, bool auxiliaries);
+  zo_status load_for(const std::vector<Batch>& batches, Needs needs);
+  void plan_pairs(const std::vector<Batch>& batches, const std::vector<Label>& labels, Needs* needs);
+  uint32_t pair_start(const std::vector<Label>& labels) const noexcept;
+  bool is_paired(const Batch& batch) const noexcept {
+    return pair_segment_ < objective_.exit_segment && batch.tokens <= pair_tokens_;
+  }
   bool has_global() const noexcept { return objective_.global_weight > 0.0; }
 
   // The loop.
-  zo_status run_plan(const std::vector<Batch>& batches, Losses* result) noexcept;
+  zo_status run_plan(const Batch& batch, Losses* result) noexcept;
+  zo_status run_pairs(const Batch& batch, const std::vector<Label>& labels, Losses* result) noexcept;
+  zo_status fill_pair(uint32_t segment, Label label) noexcept;
   zo_status move_to(uint32_t segment, Label label) noexcept;
   zo_status add(uint32_t segment, Label label, int multiplier) noexcept;
   uint32_t gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice, size_t scratch) noexcept;
   zo_direction on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept;
   zo_step step_on(const Update& update, const TensorSlice& slice) noexcept;
-  zo_status add_losses(const Batch& batch, const PlannedRun& run, Losses* result) noexcept;
+  zo_status add_losses(const Batch& batch, const HeadResult& rows, uint32_t evaluation, Losses* result) noexcept;
   zo_status enter(const Batch& batch, uint32_t last) noexcept;
   zo_status forward(const Batch& batch, uint32_t last) noexcept;
+  zo_status run_prefix(const Batch& batch, uint32_t last) noexcept;
   zo_status run_head(size_t slot, HeadResult* rows) noexcept;
   zo_status add_global(size_t slot, HeadResult* rows) noexcept;
   zo_status add_gradients(const std::vector<Batch>& batches) noexcept;
@@ -174,7 +186,9 @@ class LocalUpdate {
   bool branch_is_current_ = false;  // branch_slot_ holds the branch of the state that the head is run on now
   std::vector<double> local_loss_, local_count_, local_correct_;  // by row
   Plan plan_;
-  std::vector<Label> at_;  // by segment: which perturbation is in the adapter now
+  uint32_t pair_tokens_ = 0;
+  uint32_t pair_segment_ = 0;  // where both signs begin to differ; not below exit_segment: they run one by one
+  std::vector<Label> at_;      // by segment: which perturbation is in the adapter now
   std::vector<Label> labels_;
   Losses losses_;
   // Of slopes(): over the head's parameters.

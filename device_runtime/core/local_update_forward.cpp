@@ -8,10 +8,10 @@
 namespace cooperllm {
 
 // Has everything in memory that these batches run, before the loop: nothing there may allocate.
-zo_status LocalUpdate::load_for(const std::vector<Batch>& batches, uint32_t exit_segment, bool head, bool auxiliaries) {
-  Needs needs{false, exit_segment, exit_segment, head, auxiliaries};
+zo_status LocalUpdate::load_for(const std::vector<Batch>& batches, Needs needs) {
+  needs.first_segment = needs.exit_segment;
   for (const Batch& batch : batches) {
-    needs.embed = needs.embed || batch.hidden == nullptr || batch.first_segment < exit_segment;
+    needs.embed = needs.embed || batch.hidden == nullptr || batch.first_segment < needs.exit_segment;
     needs.first_segment = std::min(needs.first_segment, batch.first_segment);
   }
   return chain_.load_methods(needs, &message_);
@@ -19,7 +19,7 @@ zo_status LocalUpdate::load_for(const std::vector<Batch>& batches, uint32_t exit
 
 zo_status LocalUpdate::load_methods() {
   message_.clear();
-  return chain_.load_methods({true, 0, chain_.shape().segments, true, false}, &message_);
+  return chain_.load_methods({true, 0, chain_.shape().segments, true}, &message_);
 }
 
 // Takes a batch and makes its first hidden state. Where no segment before `last` runs, nothing is needed of embed.
@@ -33,8 +33,13 @@ zo_status LocalUpdate::enter(const Batch& batch, uint32_t last) noexcept {
 // The hidden state that enters `last`, in slot 0.
 zo_status LocalUpdate::forward(const Batch& batch, uint32_t last) noexcept {
   if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
-  zo_status status = enter(batch, last);
-  if (status == ZO_OK && batch.hidden != nullptr) chain_.set_hidden(batch.hidden, 0);
+  const zo_status status = enter(batch, last);
+  return status == ZO_OK ? run_prefix(batch, last) : status;
+}
+
+zo_status LocalUpdate::run_prefix(const Batch& batch, uint32_t last) noexcept {
+  if (batch.hidden != nullptr) chain_.set_hidden(batch.hidden, 0);
+  zo_status status = ZO_OK;
   for (uint32_t segment = batch.first_segment; segment < last && status == ZO_OK; ++segment) {
     if (stop_.load(std::memory_order_relaxed)) return ZO_STOPPED;
     status = chain_.run_segment(segment, 0, 0);
@@ -79,7 +84,7 @@ zo_status LocalUpdate::evaluate(const std::vector<Batch>& batches, Evaluation* r
   *result = Evaluation{};
   zo_status status = check_objective(objective);
   if (status == ZO_OK) status = check_batches(batches, objective_.exit_segment);
-  if (status == ZO_OK) status = load_for(batches, objective_.exit_segment, true, has_global());
+  if (status == ZO_OK) status = load_for(batches, {false, 0, objective_.exit_segment, true, has_global()});
   branch_slot_ = 1;
   for (size_t b = 0; b < batches.size() && status == ZO_OK; ++b) {
     HeadResult rows;
@@ -108,7 +113,7 @@ zo_status LocalUpdate::logits(const Batch& batch, float* out) {
   if (status == ZO_OK && chain_.targets_are_tokens()) {
     status = fail(ZO_BAD_ARGUMENT, "a language model's head gives losses, not logits");
   }
-  if (status == ZO_OK) status = load_for({batch}, head, true, false);
+  if (status == ZO_OK) status = load_for({batch}, {false, 0, head, true});
   if (status == ZO_OK) status = forward(batch, head);
   if (status == ZO_OK) status = chain_.run_head(0, &rows);
   if (status != ZO_OK) return status;
@@ -123,7 +128,7 @@ zo_status LocalUpdate::hidden(const Batch& batch, uint32_t segment, float* out) 
   if (status == ZO_OK && (segment > chain_.shape().segments || segment < batch.first_segment)) {
     status = fail(ZO_BAD_ARGUMENT, "hidden states are had from the batch's first segment on, up to the head");
   }
-  if (status == ZO_OK) status = load_for({batch}, segment, false, false);
+  if (status == ZO_OK) status = load_for({batch}, {false, 0, segment});
   if (status == ZO_OK) status = forward(batch, segment);
   if (status != ZO_OK) return status;
   const size_t values = size_t{chain_.shape().batch_examples} * batch.tokens * chain_.shape().hidden_size;

@@ -43,6 +43,7 @@ class MappedFile final : public executorch::runtime::DataLoader {
       } else {
         data_ = static_cast<uint8_t*>(mapped);
         size_bytes_ = static_cast<size_t>(about.st_size);
+        narrow_faults();
       }
     }
     close(file);
@@ -67,6 +68,19 @@ class MappedFile final : public executorch::runtime::DataLoader {
   executorch::runtime::Result<size_t> size() const override { return size_bytes_; }
 
  private:
+  // A fault maps the pages around it too, 64 KB of them on Linux, but never past the end of its mapping: looking up 300
+  // rows of a table would make 19 MB resident. Stretches that differ in their advice are mappings of their own. A
+  // process may have 65,530, so a large file has longer ones, or none.
+  void narrow_faults() const noexcept {
+    constexpr size_t kFault_bytes = 64 << 10, kShortest_bytes = 16 << 10, kMostMappings = 8192;
+    size_t stretch_bytes = kShortest_bytes;
+    while (size_bytes_ / stretch_bytes > kMostMappings) stretch_bytes *= 2;
+    if (stretch_bytes >= kFault_bytes || stretch_bytes % static_cast<size_t>(sysconf(_SC_PAGESIZE)) != 0) return;
+    for (size_t start = 0; start + stretch_bytes < size_bytes_; start += 2 * stretch_bytes) {
+      madvise(data_ + start, stretch_bytes, MADV_SEQUENTIAL);
+    }
+  }
+
   bool contains(size_t offset, size_t size) const { return offset <= size_bytes_ && size <= size_bytes_ - offset; }
 
   // A buffer is given back once its weights are packed: its pages go at once, so that loading never holds both forms of

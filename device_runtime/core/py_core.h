@@ -151,6 +151,14 @@ class PyCore {
     const Guard guard(*this);
     local_.chain().unload_except(segments, auxiliaries);
   }
+  void set_pair_tokens(uint32_t tokens) {
+    const Guard guard(*this);
+    local_.set_pair_tokens(tokens);
+  }
+  bool has_pairs(uint32_t first_segment, uint32_t exit_segment) const {
+    const uint32_t segments = local_.chain().shape().segments;
+    return exit_segment <= segments && local_.chain().has_pairs(first_segment, exit_segment);
+  }
   size_t planned_bytes() const { return local_.program().planned_bytes(); }
   std::vector<std::string> loaded_methods() {
     const Guard guard(*this);

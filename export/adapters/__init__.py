@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,8 @@ class Adapter:
     """
 
     target_modules: tuple[str, ...] = ()
+    # Whether its tensors may come as [2, *shape], one for each half of the rows; see bundle.proto's pair_k.
+    pairs: ClassVar[bool] = False
 
     def targets(self, path: str) -> bool:
         """Whether the linear module at `path`, PEFT's prefix included, is one of the target modules."""
@@ -93,6 +96,31 @@ class Adapter:
     def block(self, index: int, make: Callable[[], nn.Module]) -> nn.Module:
         """The model's block of that number, and in it what belongs to no module of the source."""
         return make()
+
+
+def stacked(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """An adapter tensor of that shape as [1, *shape]; one for both signs, [2, *shape], as it is."""
+    return tensor.view(-1, *shape) if tensor.dim() == len(shape) else tensor
+
+
+def product(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """x Wᵀ with a matrix of the adapter: float32 [1, N, in], [S, out, in] → float32 [1, N, out].
+
+    Of S matrices each belongs to N / S rows. It is bmm, not linear: XNNPACK takes a linear only with a
+    constant weight, but bmm with two inputs. (Without the flat view torch cannot tell N / S from T.)
+    """
+    copies, width, depth = matrices.shape
+    rows = x if copies == 1 else x.view(-1).view(copies, -1, depth)
+    found = torch.bmm(rows, matrices.permute(0, 2, 1))
+    return found if copies == 1 else found.view(1, -1, width)
+
+
+def plus(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """x + b with a vector of the adapter: float32 [1, N, out], [out] or [S, out] → float32 [1, N, out]."""
+    if bias.dim() == 1:
+        return x + bias
+    copies, width = bias.shape
+    return (x.view(-1).view(copies, -1, width) + bias.view(copies, 1, width)).view(1, -1, width)
 
 
 def in_block(path: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from device_runtime.errors import BundleError
-from export.adapters import AdaptedLinear, Adapter
+from export.adapters import AdaptedLinear, Adapter, plus, product, stacked
 from export.norms import Tensors
 
 
@@ -28,6 +29,7 @@ class Bottleneck(Adapter):
     """
 
     size: int = 16
+    pairs: ClassVar[bool] = True
 
     def linear(
         self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
@@ -65,11 +67,11 @@ class BottleneckLinear(AdaptedLinear):
 
     def auxiliary(self, h: torch.Tensor, adapter: Tensors) -> torch.Tensor:
         """The bottleneck alone, without the frozen module: h float32 [1, N, out] → the same shape."""
-        low = nn.functional.gelu(self._product(h, adapter, self.down) + adapter[self.down_bias])
-        return h + self._product(low, adapter, self.up) + adapter[self.up_bias]
+        low = nn.functional.gelu(plus(self._product(h, adapter, self.down), adapter[self.down_bias]))
+        return plus(h + self._product(low, adapter, self.up), adapter[self.up_bias])
 
     def _product(self, x: torch.Tensor, adapter: Tensors, name: str) -> torch.Tensor:
-        return torch.bmm(x, adapter[name].view(1, *self.adapter_shapes[name]).permute(0, 2, 1))
+        return product(x, stacked(adapter[name], self.adapter_shapes[name]))
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """The identity: U, u and d are zero, D is uniform in ±1/sqrt(fan_in)."""

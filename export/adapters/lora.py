@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.adapters import AdaptedLinear, Adapter
+from export.adapters import AdaptedLinear, Adapter, product, stacked
 from export.norms import Tensors
 
 
@@ -24,6 +25,7 @@ class Lora(Adapter):
 
     r: int = 8
     lora_alpha: float = 16.0
+    pairs: ClassVar[bool] = True
 
     def linear(
         self, path: str, weight: torch.Tensor, bias: torch.Tensor | None, rows: slice | None = None
@@ -58,14 +60,14 @@ class LoraLinear(AdaptedLinear):
 
     def forward(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
         """x float32 [1, N, in] → float32 [1, N, out]."""
-        # bmm, not linear: XNNPACK takes a linear only with a constant weight, but bmm with two inputs.
-        b = adapter[self.name_b] if self.rows is None else adapter[self.name_b][self.rows]
-        b = b.view(1, -1, self.shape_b[1]).permute(0, 2, 1)
-        return self.frozen(x) + torch.bmm(self.low(x, adapter) * self.scaling, b)
+        b = stacked(adapter[self.name_b], self.shape_b)
+        if self.rows is not None:
+            b = b[:, self.rows]
+        return self.frozen(x) + product(self.low(x, adapter) * self.scaling, b)
 
     def low(self, x: torch.Tensor, adapter: Tensors) -> torch.Tensor:
         """A x: float32 [1, N, in] → float32 [1, N, r]."""
-        return torch.bmm(x, adapter[self.name_a].view(1, *self.shape_a).permute(0, 2, 1))
+        return product(x, stacked(adapter[self.name_a], self.shape_a))
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """PEFT's start: B is zero, A is Kaiming-uniform with a = sqrt(5), i.e. uniform in ±1/sqrt(fan_in)."""

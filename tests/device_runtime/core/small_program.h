@@ -51,18 +51,20 @@ Tensor shaped(Kind kind, std::initializer_list<int32_t> sizes) {
 }
 
 // hidden = id; segment: hidden = tanh(hidden + mean(adapter slice)); loss = 1 + mean(hidden) * mean(head's slice).
-// auxiliary: hidden = hidden + mean(adapter slice), which is the identity for a slice of zeros.
+// auxiliary: hidden = hidden + mean(adapter slice), which is the identity for a slice of zeros. pair: segment on each
+// half of twice the rows, with its own slice.
 class SmallProgram final : public Program {
  public:
-  explicit SmallProgram(bool with_auxiliaries) : auxiliaries(with_auxiliaries) {}
+  SmallProgram(bool with_auxiliaries, bool with_pairs) : auxiliaries(with_auxiliaries), pairs(with_pairs) {}
 
   bool has_method(const char* name) const noexcept override {
-    return std::strcmp(name, "head_gradient") != 0 && (auxiliaries || name[0] != 'a');
+    return std::strcmp(name, "head_gradient") != 0 && (auxiliaries || name[0] != 'a') && (pairs || name[0] != 'p');
   }
   zo_status find_method(const char* name, int* method) override {
     *method = std::strcmp(name, "embed") == 0  ? kEmbed
               : std::strcmp(name, "head") == 0 ? kHead
               : name[0] == 's'                 ? name[8] - '0'
+              : name[0] == 'p'                 ? kFirstPair + name[5] - '0'
                                                : kFirstAuxiliary + name[10] - '0';
     return ZO_OK;
   }
@@ -78,9 +80,11 @@ class SmallProgram final : public Program {
       loaded[method] = nullptr;
     }
   }
-  ~SmallProgram() override { unload_methods({0, 1, 2, 3, 4, 5, 6, 7}); }
+  ~SmallProgram() override { unload_methods({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}); }
 
-  size_t input_count(int method) const noexcept override { return is_segment(method) ? 3 : method == kHead ? 4 : 2; }
+  size_t input_count(int method) const noexcept override {
+    return is_segment(method) || is_pair(method) ? 3 : method == kHead ? 4 : 2;
+  }
   size_t output_count(int method) const noexcept override { return method == kEmbed ? 2 : method == kHead ? 3 : 1; }
   zo_status input_meta(int method, size_t index, Tensor* meta) const noexcept override {
     const Tensor hidden = shaped(Kind::kFloat32, {kRows, kTokens, kWidth}),
@@ -88,13 +92,19 @@ class SmallProgram final : public Program {
     const Tensor ids = shaped(Kind::kInt64, {kRows, kTokens}), weights = shaped(Kind::kFloat32, {kWeights});
     const Tensor labels = shaped(Kind::kInt64, {kRows});
     if (method == kEmbed) return *meta = ids, ZO_OK;
+    if (is_pair(method)) {
+      const Tensor doubled[] = {shaped(Kind::kFloat32, {2 * kRows, kTokens, kWidth}),
+                                shaped(Kind::kFloat32, {2 * kRows, kTokens}), shaped(Kind::kFloat32, {2, kWeights})};
+      return *meta = doubled[index], ZO_OK;
+    }
     if (method >= kFirstAuxiliary) return *meta = index == 0 ? hidden : weights, ZO_OK;
     const Tensor inputs[] = {hidden, mask, method == kHead ? labels : weights, weights};
     return *meta = inputs[index], ZO_OK;
   }
   zo_status output_meta(int method, size_t index, Tensor* meta) const noexcept override {
     if (method != kHead) {
-      *meta = index == 0 ? shaped(Kind::kFloat32, {kRows, kTokens, kWidth}) : shaped(Kind::kFloat32, {kRows, kTokens});
+      const int32_t rows = is_pair(method) ? 2 * kRows : kRows;
+      *meta = index == 0 ? shaped(Kind::kFloat32, {rows, kTokens, kWidth}) : shaped(Kind::kFloat32, {kRows, kTokens});
     } else {
       *meta = index == 2 ? shaped(Kind::kFloat32, {kRows, kClasses}) : shaped(Kind::kFloat32, {kRows});
     }
@@ -107,12 +117,13 @@ class SmallProgram final : public Program {
     if (runs++ == fail_at || !is_loaded(method)) return ZO_PROGRAM_FAILED;
     std::memset(arena, 0xFF, sizeof(arena));  // what another method left is gone
     float* hidden = arena;
-    double mean = 0;
-    if (method != kEmbed) {
-      const float* weights = static_cast<const float*>(inputs[count - 1].data);
-      for (size_t i = 0; i < kWeights; ++i) mean += static_cast<double>(weights[i]) / kWeights;
+    double mean = method == kEmbed ? 0.0 : mean_of(inputs[count - 1].data, 0);
+    const int values = kRows * kTokens * kWidth;
+    for (int i = 0; i < 2 * values && is_pair(method); ++i) {
+      mean = mean_of(inputs[count - 1].data, i < values ? 0 : kWeights);
+      hidden[i] = std::tanh(static_cast<const float*>(inputs[0].data)[i] + static_cast<float>(mean));
     }
-    for (int i = 0; i < kRows * kTokens * kWidth; ++i) {
+    for (int i = 0; i < values && !is_pair(method); ++i) {
       if (method == kEmbed)
         hidden[i] = static_cast<float>(static_cast<const int64_t*>(inputs[0].data)[i / kWidth]) * 0.01F;
       else if (is_segment(method))
@@ -140,10 +151,18 @@ class SmallProgram final : public Program {
   const char* last_message() const noexcept override { return "the test's program failed"; }
 
   static constexpr int kHead = kSegments, kEmbed = kSegments + 1, kFirstAuxiliary = kSegments + 2;
+  static constexpr int kFirstPair = kFirstAuxiliary + kSegments;
   static bool is_segment(int method) { return method < kSegments; }
+  static bool is_pair(int method) { return method >= kFirstPair; }
+  static double mean_of(const void* weights, size_t first) {
+    double mean = 0;
+    for (size_t i = 0; i < kWeights; ++i)
+      mean += static_cast<double>(static_cast<const float*>(weights)[first + i]) / kWeights;
+    return mean;
+  }
 
-  const bool auxiliaries;
-  char* loaded[2 * kSegments + 2] = {};
+  const bool auxiliaries, pairs;
+  char* loaded[3 * kSegments + 2] = {};
   float arena[1024];
   long runs = 0, fail_at = -1, stop_at = -1;
   int fail_load = -1;
@@ -159,8 +178,8 @@ void check(bool good, const char* what) {
 }
 
 struct Bench {
-  explicit Bench(bool auxiliaries = false) {
-    auto owned = std::make_unique<SmallProgram>(auxiliaries);
+  explicit Bench(bool auxiliaries = false, bool pairs = false) {
+    auto owned = std::make_unique<SmallProgram>(auxiliaries, pairs);
     program = owned.get();
     std::vector<TensorSlice> layout;
     for (uint32_t s = 0; s <= kSegments; ++s) {

@@ -7,7 +7,8 @@ import java.util.concurrent.locks.ReentrantLock;
  * A program that is loaded from a file. Twin of the AAR's class of this name, for tests on a desktop JVM.
  *
  * <p>It is written in Java and has only what the AAR's versions in Java and in Kotlin both have, so that whatever is
- * compiled against it links to either: the static methods stay static, and loadMethod, whose result differs, is not here.
+ * compiled against it links to either: the static methods stay static, and loadMethod, whose result differs, is left
+ * out.
  *
  * <p>The system property executorch.twin.library names libexecutorch_twin.so, which scripts/android builds.
  */
