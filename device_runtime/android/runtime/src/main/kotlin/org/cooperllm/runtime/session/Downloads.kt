@@ -155,6 +155,8 @@ internal class Downloads(
         var written = start
         openPart(part, start).use { file ->
             while (true) {
+                // Whoever stops the session need not wait for the rest: it is fetched by the next one.
+                if (Thread.currentThread().isInterrupted) throw InterruptedException()
                 val size = body.read(chunk)
                 if (size < 0) return written
                 traffic.received(size.toLong())
