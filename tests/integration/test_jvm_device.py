@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from device_runtime.examples import Example
+from device_runtime.identity import Identity
 from device_runtime.store import Store
 from tests.cloud_service.small_service import small_job, started
 from tests.device_runtime.toy_bundle import open_toy_bundle, toy_examples
@@ -96,6 +97,9 @@ def test_a_label_outside_the_classes_and_a_long_text_are_counted(tmp_path: Path,
     settings = JOB | {"cohort_size": 1, "rounds": 2}
     service, where = started(bundle, tmp_path / "cloud", small_job(bundle, **settings))
     odd = [Example("w1 w2", "sideways"), Example("w3 " * 33_334, "left")]
+    identity = Identity.generate()
+    with closing(Store(tmp_path / "kotlin")) as store:
+        store.write_key(identity.pem())
     try:
         with device(jvm, where.grpc, tmp_path, [*toy_examples(100), *odd]) as kotlin:
             events = events_of(kotlin)
@@ -108,7 +112,7 @@ def test_a_label_outside_the_classes_and_a_long_text_are_counted(tmp_path: Path,
     with closing(Store(tmp_path / "kotlin")) as store:  # a Python device could go on with it
         assert store.state.adapter_sha256 == cloud[2]
         assert set(store.state.disclosed) == {"0", "1"}
-        assert store.read_key()
+        assert store.read_key() == identity.pem()
 
 
 def test_no_service_is_one_line_that_says_what_to_do(tmp_path: Path, jvm: JvmDevice) -> None:
@@ -118,3 +122,8 @@ def test_no_service_is_one_line_that_says_what_to_do(tmp_path: Path, jvm: JvmDev
     assert errors.startswith("ServerUnreachable: no answer from 127.0.0.1:1")
     assert errors.count("\n") == 1
     assert json.loads(output)["phase"] == "enroll"
+    with closing(Store(tmp_path / "kotlin")) as store:
+        pem = store.read_key()
+    identity = Identity.from_pem(pem or b"")
+    assert identity is not None  # a key of Kotlin's is one for Python
+    assert identity.pem() == pem
