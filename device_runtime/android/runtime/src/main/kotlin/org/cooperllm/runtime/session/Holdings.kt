@@ -1,0 +1,265 @@
+package org.cooperllm.runtime.session
+
+import com.google.protobuf.ByteString
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
+import org.cooperllm.protos.DirectionsTask
+import org.cooperllm.protos.Guide
+import org.cooperllm.protos.VersionUpdate
+import org.cooperllm.runtime.ArtifactError
+import org.cooperllm.runtime.BadArtifact
+import org.cooperllm.runtime.BundleError
+import org.cooperllm.runtime.bundle.Bundle
+import org.cooperllm.runtime.bundle.ManifestReader
+import org.cooperllm.runtime.store.Durable
+import org.cooperllm.runtime.store.Kind
+import org.cooperllm.runtime.store.Store
+import org.cooperllm.runtime.zo.FloatVector
+import org.cooperllm.runtime.zo.toHex
+import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+
+/**
+ * What a device holds for its tasks, and how it gets what is missing: bundle, adapter version, scale, guides.
+ *
+ * Everything is named by its SHA-256, kept in the store, and fetched only when it is not there or was damaged.
+ */
+internal class Holdings(
+    private val store: Store,
+    private val cloud: Cloud,
+    private val makeEngine: (Bundle) -> Engine,
+) : Held {
+    private val loading = Mutex()
+    private var scale: Pair<ByteString, FloatVector>? = null
+
+    @Volatile
+    var engine: Engine? = null
+        private set
+
+    // --- bundle -------------------------------------------------------------------------------------------------------
+
+    /** The bundle that is here, "" for none. */
+    fun bundleSha256(): String {
+        val sha256 = store.state.bundleSha256
+        return if (sha256.isNotEmpty() && store.path(Kind.BUNDLES, sha256).isDirectory) sha256 else ""
+    }
+
+    /**
+     * The engine of a bundle, fetched first where it is missing or damaged.
+     *
+     * Raises BundleError when what the cloud serves under this hash is no bundle for this release.
+     */
+    suspend fun load(sha256: String): Engine =
+        loading.withLock {
+            val loaded = engine
+            if (loaded != null && loaded.bundle.sha256 == sha256) return loaded
+            closeEngine() // lets the memory of the former go before the next is loaded
+            make(sha256).also { engine = it }
+        }
+
+    /** Lets go of the program. */
+    suspend fun closeEngine() {
+        val loaded = engine ?: return
+        engine = null
+        scale = null
+        loaded.lock.withLock { loaded.close() }
+    }
+
+    private suspend fun make(sha256: String): Engine {
+        val made = makeEngine(open(sha256))
+        var kept: ByteArray? = null
+        try {
+            if (store.state.bundleSha256 != sha256) {
+                store.update { it.copy(bundleSha256 = sha256, adapterSha256 = "", adapterVersion = 0) }
+                store.keepOnly(Kind.BUNDLES, listOf(sha256))
+            }
+            kept = store.readAdapter()
+            if (kept != null && kept.size != Float.SIZE_BYTES * made.core.adapter.count) {
+                forgetAdapter()
+                kept = null
+            }
+        } catch (error: Throwable) {
+            made.close()
+            throw error
+        }
+        if (kept != null) put(kept, made.core.adapter)
+        return made
+    }
+
+    private suspend fun open(sha256: String): Bundle {
+        val folder = store.path(Kind.BUNDLES, sha256)
+        try {
+            return Bundle.open(folder, sha256)
+        } catch (_: BundleError) { // not here, not complete, or damaged since
+            fetchBundle(folder, sha256)
+        }
+        try {
+            return Bundle.open(folder, sha256)
+        } catch (error: BundleError) {
+            Durable.delete(folder)
+            throw error
+        }
+    }
+
+    /** Fetches the files that are missing or altered; finished ones and parts of others stay. */
+    private suspend fun fetchBundle(
+        folder: File,
+        sha256: String,
+    ) {
+        folder.mkdirs()
+        val manifestFile = File(folder, Bundle.MANIFEST_NAME)
+        if (!isThere(manifestFile, sha256)) cloud.fetch(sha256, null, manifestFile, Bundle.MOST_MANIFEST_BYTES)
+        val manifest = ManifestReader("the service's bundle").read(manifestFile.readBytes())
+        for (entry in manifest.files.values) {
+            val target = File(folder, entry.name)
+            if (!isThere(target, entry.sha256)) {
+                cloud.fetch(entry.sha256, entry.sizeBytes, target, MOST_BUNDLE_FILE_BYTES)
+            }
+        }
+    }
+
+    private fun isThere(
+        file: File,
+        sha256: String,
+    ) = file.isFile && Bundle.fileSha256(file) == sha256
+
+    // --- adapter version ----------------------------------------------------------------------------------------------
+
+    /** Brings the adapter to the version that [update] leads to, in memory and on disk. Raises BadArtifact. */
+    suspend fun reach(update: VersionUpdate) {
+        val loaded = loaded()
+        val state = store.state
+        val held = state.adapterVersion.takeIf { state.adapterSha256.isNotEmpty() }
+        loaded.lock.withLock { Versions(loaded.core, loaded.bundle.layout, this).reach(update, held) }
+        val sha256 = update.adapterSha256.toByteArray().toHex()
+        if (state.adapterVersion != update.version || state.adapterSha256 != sha256) {
+            store.writeAdapter(update.version, bytesOf(loaded.core.adapter))
+        }
+    }
+
+    /** Stops claiming a version, so that the next check-in is answered with a snapshot. */
+    fun forgetAdapter() {
+        store.update { it.copy(adapterSha256 = "", adapterVersion = 0) }
+    }
+
+    // --- scale and guides ---------------------------------------------------------------------------------------------
+
+    /** A task's scale and guides, fetched where they are not here. */
+    suspend fun supplies(
+        taskId: String,
+        task: DirectionsTask,
+    ): Supplies {
+        val scale = if (task.scaleSha256.isEmpty) null else scale(task.scaleSha256)
+        return Supplies(scale, if (task.guidesCount > 0) guides(taskId, task.guidesList) else emptyMap())
+    }
+
+    override suspend fun scale(sha256: ByteString): FloatVector {
+        scale?.let { (name, values) -> if (name == sha256) return values }
+        val values = Versions.readScale(fetch(sha256, null), loaded().bundle.layout.parameters)
+        scale = sha256 to values
+        return values
+    }
+
+    override fun guide(sha256: ByteString): Slices? {
+        val name = sha256.toByteArray().toHex()
+        val segments = store.state.guides[name] ?: return null
+        val data = store.read(Kind.GUIDES, name) ?: return null
+        return GuideStream.split(data, segments, loaded().bundle.layout)
+    }
+
+    /**
+     * All guides of a task: from the store when all are there, or streamed. Raises BadArtifact.
+     *
+     * What was kept for earlier tasks goes only now: the record that led to this version may have named it.
+     */
+    private suspend fun guides(
+        taskId: String,
+        announced: List<Guide>,
+    ): Map<ByteString, Slices> {
+        val present = announced.associate { it.sha256 to guide(it.sha256) }
+        if (present.values.all { it != null }) return present.mapValues { checkNotNull(it.value) }
+        val whole = stream(taskId, announced)
+        for (data in whole.values) store.write(Kind.GUIDES, data)
+        val segments = announced.associate { it.sha256 to it.segmentsList.toList() }
+        store.update { state -> state.copy(guides = segments.mapKeys { it.key.toByteArray().toHex() }) }
+        store.keepOnly(Kind.GUIDES, store.state.guides.keys)
+        val layout = loaded().bundle.layout
+        return whole.mapValues { (name, data) ->
+            checkNotNull(GuideStream.split(data, segments.getValue(name), layout)) { "the stream checked its size" }
+        }
+    }
+
+    /** Streams a task's guides, a second time when the first was altered on its way. */
+    private suspend fun stream(
+        taskId: String,
+        announced: List<Guide>,
+        isLast: Boolean = false,
+    ): Map<ByteString, ByteArray> {
+        val stream = GuideStream(announced, loaded().bundle.layout)
+        try {
+            cloud.streamGuides(taskId).collect { stream.add(it) }
+            return stream.finish()
+        } catch (error: ArtifactError) {
+            if (isLast) throw BadArtifact(error.message.orEmpty(), error)
+        }
+        return stream(taskId, announced, isLast = true)
+    }
+
+    // --- one artifact -------------------------------------------------------------------------------------------------
+
+    override suspend fun fetch(
+        sha256: ByteString,
+        sizeBytes: Long,
+    ): File = fetch(sha256, sizeBytes as Long?)
+
+    /** A file with these bytes, of at most the adapter's size; fetched a second time when it arrived altered. */
+    private suspend fun fetch(
+        sha256: ByteString,
+        sizeBytes: Long?,
+    ): File {
+        val name = sha256.toByteArray().toHex()
+        if (name.length != HASH_DIGITS) throw ArtifactError("an artifact has no SHA-256 for a name: correct the task")
+        val file = store.path(Kind.ARTIFACTS, name)
+        if (store.read(Kind.ARTIFACTS, name) != null) return file
+        val mostBytes = 8L * loaded().bundle.layout.parameters + MOST_SAFETENSORS_HEADER_BYTES
+        // What stays beside an artifact that is about to come: its own part, and the scale in use.
+        val inUse = scale?.first?.toByteArray()?.toHex()
+        store.keepOnly(Kind.ARTIFACTS, listOfNotNull(name + Downloads.PART, inUse))
+        try {
+            cloud.fetch(name, sizeBytes, file, mostBytes)
+        } catch (_: ArtifactError) {
+            cloud.fetch(name, sizeBytes, file, mostBytes)
+        }
+        return file
+    }
+
+    private fun loaded(): Engine = checkNotNull(engine) { "a bundle that was loaded" }
+
+    companion object {
+        private const val MOST_BUNDLE_FILE_BYTES = 4L shl 30
+        private const val MOST_SAFETENSORS_HEADER_BYTES = 1L shl 20
+        private const val HASH_DIGITS = 64
+
+        /** The little-endian float32 bytes of an adapter. */
+        fun bytesOf(adapter: FloatVector): ByteArray {
+            val values = FloatArray(adapter.count).also { adapter.read(0, it, it.size) }
+            val bytes = ByteBuffer.allocate(Float.SIZE_BYTES * values.size).order(ByteOrder.LITTLE_ENDIAN)
+            bytes.asFloatBuffer().put(values)
+            return bytes.array()
+        }
+
+        private fun put(
+            bytes: ByteArray,
+            adapter: FloatVector,
+        ) {
+            val values = FloatArray(adapter.count)
+            ByteBuffer
+                .wrap(bytes)
+                .order(ByteOrder.LITTLE_ENDIAN)
+                .asFloatBuffer()
+                .get(values)
+            adapter.write(0, values, values.size)
+        }
+    }
+}

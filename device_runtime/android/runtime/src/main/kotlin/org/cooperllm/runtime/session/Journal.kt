@@ -1,0 +1,137 @@
+package org.cooperllm.runtime.session
+
+import org.cooperllm.protos.Report
+import org.cooperllm.protos.Span
+import org.cooperllm.protos.Timing
+
+/** Bytes that crossed the wire in this process, and how fast the larger answers came. */
+internal class Traffic {
+    @Volatile
+    var downlinkBytes: Long = 0
+        private set
+
+    @Volatile
+    var uplinkBytes: Long = 0
+        private set
+
+    @Volatile
+    var downloadBytesPerS: Double = 0.0
+
+    @Synchronized
+    fun received(sizeBytes: Long) {
+        downlinkBytes += sizeBytes
+    }
+
+    @Synchronized
+    fun sent(sizeBytes: Long) {
+        uplinkBytes += sizeBytes
+    }
+}
+
+/**
+ * Something that happened in a session. Never anything about an example.
+ *
+ * @property name phase, task, version, computed, report, lost, wait or finished
+ * @property timeMs the device's clock, milliseconds since 1970
+ * @property fields what belongs to it, with the names that the Python device uses
+ */
+public class Event(
+    public val name: String,
+    public val timeMs: Double,
+    public val fields: Map<String, Any>,
+) {
+    override fun toString(): String = "$name $fields"
+}
+
+/** Spans since the last report that was acknowledged, and what to tell about them. [clockMs] is since 1970. */
+internal class Journal(
+    private val traffic: Traffic,
+    private val onEvent: (Event) -> Unit,
+    private val clockMs: () -> Double,
+) {
+    private var spans = mutableListOf<Span>()
+    private var toldSpans = 0 // of these, already part of an event
+    private var countedDown = 0L
+    private var countedUp = 0L
+
+    /** Tells an event; answers its time in milliseconds. */
+    fun tell(
+        name: String,
+        vararg fields: Pair<String, Any>,
+    ): Double {
+        val timeMs = clockMs()
+        onEvent(Event(name, timeMs, mapOf(*fields)))
+        return timeMs
+    }
+
+    /** Tells that a phase begins; answers when, in milliseconds. */
+    fun phase(name: String): Double = tell("phase", "phase" to name)
+
+    /** Notes that something that began at [startMs] has just ended. */
+    fun span(
+        name: String,
+        startMs: Double,
+    ) {
+        val endMs = maxOf(startMs, clockMs())
+        spans +=
+            Span
+                .newBuilder()
+                .setName(name)
+                .setStartMs(startMs)
+                .setEndMs(endMs)
+                .build()
+        if (spans.size > MOST_SPANS) {
+            spans.removeAt(0)
+            toldSpans = maxOf(0, toldSpans - 1)
+        }
+    }
+
+    /** The timing of a report: bytes are counted from the timing before this one. */
+    fun timing(segmentRuns: Long): Timing {
+        val down = traffic.downlinkBytes
+        val up = traffic.uplinkBytes
+        val timing =
+            Timing
+                .newBuilder()
+                .addAllSpans(spans)
+                .setDownlinkBytes(down - countedDown)
+                .setUplinkBytes(up - countedUp)
+                .setSegmentRuns(segmentRuns)
+                .build()
+        countedDown = down
+        countedUp = up
+        return timing
+    }
+
+    /** Tells of a report that the cloud has. Its own span goes out with the next one. */
+    fun acknowledged(
+        report: Report,
+        round: Long,
+        duplicate: Boolean,
+        startMs: Double,
+    ) {
+        span("report", startMs)
+        val fresh = spans.drop(toldSpans)
+        spans = mutableListOf(spans.last())
+        toldSpans = 1
+        tell(
+            "report",
+            "task_id" to report.taskId,
+            "round" to round,
+            "status" to report.status.name.removePrefix("REPORT_STATUS_"),
+            "detail" to report.detail,
+            "scalars" to report.scalarsCount,
+            "skipped_examples" to report.skippedExamples,
+            "truncated_examples" to report.truncatedExamples,
+            "downlink_bytes" to report.timing.downlinkBytes,
+            "uplink_bytes" to report.timing.uplinkBytes,
+            "duplicate" to duplicate,
+            "spans" to fresh.map { mapOf("name" to it.name, "start_ms" to it.startMs, "end_ms" to it.endMs) },
+        )
+    }
+
+    private companion object {
+        /** A device that waits for long checks in often; the newest spans are what matters. */
+        const val MOST_SPANS = 256
+    }
+}

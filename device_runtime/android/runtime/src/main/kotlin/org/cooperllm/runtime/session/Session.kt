@@ -1,0 +1,262 @@
+package org.cooperllm.runtime.session
+
+import com.google.protobuf.ByteString
+import kotlinx.coroutines.sync.withLock
+import org.cooperllm.protos.CheckInReply
+import org.cooperllm.protos.CheckInRequest
+import org.cooperllm.protos.Finished
+import org.cooperllm.protos.RetryWindow
+import org.cooperllm.protos.Task
+import org.cooperllm.protos.VersionUpdate
+import org.cooperllm.runtime.BadArtifact
+import org.cooperllm.runtime.BundleError
+import org.cooperllm.runtime.CooperLLMError
+import org.cooperllm.runtime.ExamplesError
+import org.cooperllm.runtime.NotEnrolled
+import org.cooperllm.runtime.ServerRefused
+import org.cooperllm.runtime.TaskLost
+import org.cooperllm.runtime.TaskRefused
+import org.cooperllm.runtime.store.Store
+import org.cooperllm.runtime.zo.toHex
+import java.util.UUID
+
+/**
+ * How one turn ended.
+ *
+ * @property isFinished whether the job is over
+ * @property waitMs if not, after how many milliseconds the next turn should start
+ */
+public data class Outcome(
+    public val isFinished: Boolean = false,
+    public val waitMs: Double = 0.0,
+)
+
+/** What a session asks of the world beside the cloud: time, chance, and whether work may go on. */
+internal class Surroundings(
+    /** Milliseconds since 1970. */
+    val clockMs: () -> Double = { System.currentTimeMillis().toDouble() },
+    /** Picks an instant from [low, high]. */
+    val uniform: (Double, Double) -> Double,
+    /** The device's own N(0, 1) noise. */
+    val gauss: () -> Double,
+    /** Asked between directions; false ends the work with Stopped, and it goes on there in the next turn. */
+    val goOn: () -> Boolean = { true },
+    /** Names reports. */
+    val newId: () -> String = { UUID.randomUUID().toString().replace("-", "") },
+)
+
+/**
+ * One device's conversation with one cloud, turn by turn: the protocol's phases, one after the other.
+ *
+ *     enroll -> [report, if one is pending] -> check in -+-> task -> fetch -> version -> guides -> compute -> report
+ *                                                        +-> retry window: one instant in it
+ *                                                        +-> finished: the last version
+ *
+ * Whatever goes wrong with a task is reported with a status, and the session goes on. Whatever the process had not
+ * written down when it ended is done again: before a report leaves, it lies on disk, together with what it discloses.
+ *
+ * [onEvent] gets every event in order: phase (enroll, check_in, fetch, version, guides, compute, report), task, version,
+ * computed, report, lost, wait, finished.
+ */
+internal class Session(
+    private val cloud: Cloud,
+    private val store: Store,
+    private val holdings: Holdings,
+    private val source: ExampleSource,
+    private val surroundings: Surroundings,
+    private val budget: Budget = Budget(),
+    onEvent: (Event) -> Unit = {},
+) {
+    private val journal = Journal(cloud.traffic, onEvent, surroundings.clockMs)
+    private val outbox = Outbox(cloud, store, holdings, journal, surroundings.uniform, surroundings.newId)
+    private val tasks = Tasks(store, budget, surroundings.gauss)
+    private var isEnrolled = false
+    private var private: PrivateExamples? = null
+    private var privateOf: Engine? = null
+    private var guessedExamples: Int? = null // until a bundle says which labels count
+
+    /**
+     * Hands in what is pending, or checks in and does the task it is given, if any.
+     *
+     * Raises ServerUnreachable (try again later), ServerRefused, StoreError, BundleError, ExamplesError, ProgramError or
+     * Stopped: see each. Another turn goes on where this one ended.
+     */
+    suspend fun turn(): Outcome =
+        try {
+            oneTurn()
+        } catch (_: NotEnrolled) {
+            // The cloud may have lost its memory since; a second refusal is a matter of keys or clocks.
+            isEnrolled = false
+            oneTurn()
+        }
+
+    /** Asks the source anew at the next check-in, and lets go of all that was kept of the examples. */
+    fun forgetExamples() {
+        private = null
+        privateOf = null
+        guessedExamples = null
+    }
+
+    private suspend fun oneTurn(): Outcome {
+        if (!isEnrolled) {
+            journal.phase("enroll")
+            cloud.enroll()
+            isEnrolled = true
+        }
+        if (outbox.isPending) return Outcome(waitMs = outbox.send())
+        val reply = checkIn()
+        return when (reply.answerCase) {
+            CheckInReply.AnswerCase.TASK -> work(reply.task)
+            CheckInReply.AnswerCase.FINISHED -> finish(reply.finished)
+            CheckInReply.AnswerCase.RETRY -> wait(reply.retry)
+            else -> throw ServerRefused("the service's answer to a check-in is not known here: update the app")
+        }
+    }
+
+    private suspend fun checkIn(): CheckInReply {
+        val startMs = journal.phase("check_in")
+        val bundleSha256 = holdings.bundleSha256()
+        val parameters =
+            holdings.engine
+                ?.bundle
+                ?.layout
+                ?.parameters
+        val request =
+            CheckInRequest
+                .newBuilder()
+                .setProtocolVersion(Transport.PROTOCOL_VERSION)
+                .setBundleSha256(ByteString.copyFrom(hexBytes(bundleSha256)))
+                .setBudget(budget.message(parameters))
+                .setTrainExamples(trainExamples() / ROUNDED_TO * ROUNDED_TO)
+                .setDownloadBytesPerS(cloud.traffic.downloadBytesPerS)
+        // A version is claimed only while its bytes are there and have its hash.
+        if (bundleSha256.isNotEmpty() && store.readAdapter() != null) {
+            request.setAdapterVersion(store.state.adapterVersion)
+            request.setAdapterSha256(ByteString.copyFrom(hexBytes(store.state.adapterSha256)))
+        }
+        val reply = cloud.checkIn(request.build())
+        journal.span("check_in", startMs)
+        return reply
+    }
+
+    private fun trainExamples(): Int =
+        private?.train?.count
+            ?: guessedExamples
+            ?: PrivateExamples.countTraining(examples(null)).also { guessedExamples = it }
+
+    /** What the app's own code throws must not look like an error of ours. */
+    private fun examples(classNames: List<String>?): List<Example> =
+        try {
+            source.examples(classNames)
+        } catch (error: CooperLLMError) {
+            throw error
+        } catch (error: Exception) {
+            throw ExamplesError("the example source failed with ${error.javaClass.simpleName}: correct it", error)
+        }
+
+    private fun wait(window: RetryWindow): Outcome {
+        val longestMs = maxOf(window.minMs, window.maxMs)
+        val waitMs = surroundings.uniform(window.minMs.toDouble(), longestMs.toDouble())
+        journal.tell("wait", "wait_s" to waitMs / 1000)
+        return Outcome(waitMs = waitMs)
+    }
+
+    /** Reaches the last version, where this device holds the bundle; where it never had work it needs none. */
+    private suspend fun finish(finished: Finished): Outcome {
+        val bundleSha256 = holdings.bundleSha256()
+        if (bundleSha256.isNotEmpty() && finished.hasUpdate()) {
+            holdings.load(bundleSha256)
+            if (!reach(finished.update)) return Outcome()
+        }
+        val state = store.state
+        journal.tell("finished", "version" to state.adapterVersion, "adapter_sha256" to state.adapterSha256)
+        return Outcome(isFinished = true)
+    }
+
+    private suspend fun work(task: Task): Outcome {
+        journal.tell("task", "task_id" to task.taskId, "round" to task.round, "kind" to task.kindCase.name.lowercase())
+        val finding =
+            try {
+                find(task) ?: return Outcome()
+            } catch (refusal: TaskRefused) {
+                Finding.refused(refusal)
+            } catch (error: BundleError) {
+                // The cloud hears of it, and so does whoever runs this device: no other task can succeed.
+                outbox.keep(task, Finding.refused(BadArtifact(error.message.orEmpty(), error)), private)
+                outbox.send()
+                throw error
+            } catch (error: TaskLost) {
+                return Outcome(waitMs = outbox.drop(error))
+            }
+        outbox.keep(task, finding, private)
+        return Outcome(waitMs = outbox.send())
+    }
+
+    /** The finding of a task, or null when the device has to check in again for a snapshot first. */
+    private suspend fun find(task: Task): Finding? {
+        val startMs = journal.phase("fetch")
+        val engine = holdings.load(task.bundleSha256.toByteArray().toHex())
+        val examples = examplesOf(engine)
+        journal.span("fetch", startMs)
+        if (!reach(task.update)) return null
+        val permitted = tasks.permit(task, engine, examples)
+        val isDirections = task.kindCase == Task.KindCase.DIRECTIONS
+        val supplies = if (isDirections) prepare(task) else Supplies(null, emptyMap())
+        val disclosure = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
+        val computeMs = journal.phase("compute")
+        val finding =
+            try {
+                engine.lock.withLock { tasks.carryOut(task, supplies, engine, examples, surroundings.goOn) }
+            } finally {
+                journal.span("compute", computeMs)
+            }
+        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.segmentRuns)
+        return finding.copy(disclosure = disclosure)
+    }
+
+    /** The examples as the engine's bundle sees them: another has tokens and classes of its own. */
+    private fun examplesOf(engine: Engine): PrivateExamples {
+        private?.let { if (privateOf === engine) return it }
+        forgetExamples()
+        val prepared = engine.privateExamples(examples(engine.knownLabels))
+        private = prepared
+        privateOf = engine
+        return prepared
+    }
+
+    /** A task's scale and guides. A phase of its own where something may have to arrive. */
+    private suspend fun prepare(task: Task): Supplies {
+        val isArriving = task.directions.guidesCount > 0 || !task.directions.scaleSha256.isEmpty
+        if (!isArriving) return holdings.supplies(task.taskId, task.directions)
+        val startMs = journal.phase("guides")
+        val supplies = holdings.supplies(task.taskId, task.directions)
+        journal.span("guides", startMs)
+        return supplies
+    }
+
+    /**
+     * Reaches a version; false when the device must check in again, claiming none, to get a snapshot.
+     *
+     * Raises BadArtifact when it claimed none already.
+     */
+    private suspend fun reach(update: VersionUpdate): Boolean {
+        val startMs = journal.phase("version")
+        try {
+            holdings.reach(update)
+        } catch (error: BadArtifact) {
+            if (store.state.adapterSha256.isEmpty()) throw error
+            holdings.forgetAdapter()
+            return false
+        }
+        journal.span("fetch", startMs)
+        val sha256 = update.adapterSha256.toByteArray().toHex()
+        val form = update.formCase.name.lowercase()
+        journal.tell("version", "version" to update.version, "adapter_sha256" to sha256, "form" to form)
+        return true
+    }
+
+    private companion object {
+        /** Private examples are told in eights. */
+        const val ROUNDED_TO = 8
+    }
+}

@@ -1,0 +1,181 @@
+package org.cooperllm.runtime.session
+
+import com.google.protobuf.ByteString
+import org.cooperllm.protos.EvaluateTask
+import org.cooperllm.protos.Evaluation
+import org.cooperllm.protos.Report
+import org.cooperllm.protos.ReportStatus
+import org.cooperllm.protos.ScoreSegmentsTask
+import org.cooperllm.protos.Task
+import org.cooperllm.runtime.TaskRefused
+import org.cooperllm.runtime.UnsupportedTask
+import org.cooperllm.runtime.store.State
+import org.cooperllm.runtime.store.Store
+import org.cooperllm.runtime.update.Between
+import org.cooperllm.runtime.update.LocalUpdate
+
+/** What comes out of a task; a status other than OK comes with nothing but its detail. */
+internal data class Finding(
+    val status: ReportStatus = ReportStatus.REPORT_STATUS_OK,
+    val detail: String = "",
+    val scalars: List<Double> = emptyList(),
+    val examples: Int = 0,
+    val evaluation: Evaluation? = null,
+    val segmentScores: List<Double> = emptyList(),
+    val disclosure: Disclosure = Disclosure.NOTHING,
+    val segmentRuns: Long = 0,
+) {
+    companion object {
+        private const val MOST_DETAIL_CHARACTERS = 512
+
+        /** The finding of a task that was not done. */
+        fun refused(refusal: TaskRefused): Finding {
+            val status = ReportStatus.valueOf("REPORT_STATUS_${refusal.status}")
+            return Finding(status, refusal.message.orEmpty().take(MOST_DETAIL_CHARACTERS))
+        }
+    }
+}
+
+/**
+ * One task, from permission to finding: what the device is asked, whether it will answer, and the answer.
+ *
+ * [gauss] draws from N(0, 1), from the device's own randomness.
+ */
+internal class Tasks(
+    private val store: Store,
+    private val budget: Budget,
+    private val gauss: () -> Double,
+) {
+    /**
+     * Decides, before anything is fetched or computed for it, whether the device answers a task, and what that discloses.
+     *
+     * Raises TaskRefused: BudgetExceeded, NotEnoughExamples or UnsupportedTask. Report it; nothing was disclosed.
+     */
+    fun permit(
+        task: Task,
+        engine: Engine,
+        private: PrivateExamples,
+    ): Disclosure =
+        when (task.kindCase) {
+            Task.KindCase.DIRECTIONS -> {
+                TaskChecks.check(task.directions, engine.head, engine.hasBranches, engine.hasHeadGradient)
+                allowance(task, engine).checkDirections(task.directions, engine.head, private.train.count)
+                Disclosure.NOTHING // said by permitDirections
+            }
+            Task.KindCase.SCORE_SEGMENTS ->
+                allowance(task, engine).checkScores(task.scoreSegments, engine.head, private.train.count)
+            Task.KindCase.EVALUATE -> {
+                TaskChecks.checkExit(task.evaluate.exitSegment, engine.head)
+                allowance(task, engine).checkExamples(private.heldOut.count, "held-out")
+                Account.checkEvaluation(task.round, store.state)
+                Disclosure.NOTHING
+            }
+            else -> throw UnsupportedTask("tasks of this kind are not known here: update the app")
+        }
+
+    /** Decides again once scale and guides are here, which say where a direction's energy lies. Raises as [permit]. */
+    fun permitDirections(
+        task: Task,
+        supplies: Supplies,
+        engine: Engine,
+    ): Disclosure {
+        val wanted = Concentration(task.directions, supplies, engine.bundle.layout, engine.head).weigh()
+        allowance(task, engine).checkScalars(wanted)
+        return wanted
+    }
+
+    /**
+     * Does a permitted task with the adapter in the engine. Hold its lock.
+     *
+     * The scalars of finished directions are written down as they come: a process that starts again goes on behind them,
+     * and neither measures nor noises a scalar twice. Between directions [goOn] is asked; false ends the work with
+     * Stopped. Raises TaskRefused, Stopped or StoreFull.
+     */
+    fun carryOut(
+        task: Task,
+        supplies: Supplies,
+        engine: Engine,
+        private: PrivateExamples,
+        goOn: () -> Boolean,
+    ): Finding {
+        val runsBefore = engine.segmentRuns
+        val finding =
+            when (task.kindCase) {
+                Task.KindCase.EVALUATE -> evaluate(task.evaluate, engine, private)
+                Task.KindCase.SCORE_SEGMENTS -> score(task.scoreSegments, engine, private)
+                else -> runDirections(task, supplies, engine, private, goOn)
+            }
+        return finding.copy(segmentRuns = engine.segmentRuns - runsBefore)
+    }
+
+    private fun allowance(
+        task: Task,
+        engine: Engine,
+    ) = Allowance(budget, engine.bundle.layout.parameters, Account.of(task.round, store.state))
+
+    private fun runDirections(
+        task: Task,
+        supplies: Supplies,
+        engine: Engine,
+        private: PrivateExamples,
+        goOn: () -> Boolean,
+    ): Finding {
+        val between = Between({ store.progress.add(task.taskId, it) }, goOn)
+        val local = Expansion(supplies, engine.bundle.layout).task(task.directions)
+        val done = store.progress.of(task.taskId)
+        val result = LocalUpdate(engine.core, gauss, between).run(local, private.train, done)
+        return Finding(scalars = result.scalars, examples = result.examples)
+    }
+
+    private fun evaluate(
+        task: EvaluateTask,
+        engine: Engine,
+        private: PrivateExamples,
+    ): Finding {
+        val found = LocalUpdate.evaluate(engine.core, private.heldOut, task.exitSegment)
+        val message =
+            Evaluation
+                .newBuilder()
+                .setLoss(found.lossSum / found.count)
+                .setCorrect(found.correct.toInt())
+                .setCount(found.count.toInt())
+        return Finding(evaluation = message.build())
+    }
+
+    private fun score(
+        task: ScoreSegmentsTask,
+        engine: Engine,
+        private: PrivateExamples,
+    ): Finding {
+        val chosen = LocalUpdate.drawBatch(task.batchSeed, task.batchExamples, private.train.count)
+        val scores = SegmentScores.of(engine.core, private.train.batches(chosen))
+        return Finding(segmentScores = scores, examples = chosen.size)
+    }
+
+    companion object {
+        /** The message for the cloud, without its timing. */
+        fun reportOf(
+            task: Task,
+            finding: Finding,
+            private: PrivateExamples?,
+            state: State,
+            reportId: String,
+        ): Report.Builder {
+            val report =
+                Report
+                    .newBuilder()
+                    .setTaskId(task.taskId)
+                    .setReportId(reportId)
+                    .setStatus(finding.status)
+                    .setDetail(finding.detail)
+                    .setAdapterSha256(ByteString.copyFrom(hexBytes(state.adapterSha256)))
+                    .addAllScalars(finding.scalars.map { it.toFloat() })
+                    .addAllSegmentScores(finding.segmentScores)
+                    .setExamples(finding.examples)
+                    .setSkippedExamples(private?.skipped ?: 0)
+                    .setTruncatedExamples(private?.truncated ?: 0)
+            if (finding.evaluation != null) report.setEvaluation(finding.evaluation)
+            return report
+        }
+    }
+}
