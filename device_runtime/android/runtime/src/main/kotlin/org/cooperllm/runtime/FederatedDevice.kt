@@ -110,6 +110,7 @@ public class FederatedDevice
          * [Outcome.waitMs], or whenever its own scheduler says so.
          *
          * Cancelling the coroutine is as [stop]: no finished direction is lost, and another call goes on there.
+         * The examples are asked for at the first turn, and anew after [refreshExamples].
          *
          * Raises ServerUnreachable (try again later), ServerRefused (do not), StoreError, BundleError, ProgramError,
          * ExamplesError (correct the source) or Stopped.
@@ -199,7 +200,7 @@ public class FederatedDevice
             }
         }
 
-        /** Stops, and gives folder and memory back. The object is of no use afterwards. */
+        /** Stops, waits for what is under way to end, and gives folder and memory back. The object is of no use afterwards. */
         override fun close() {
             stop()
             runBlocking {

@@ -124,14 +124,23 @@ internal class Downloads(
         sha256: String,
     ) {
         when {
-            status == HttpURLConnection.HTTP_OK || status == HttpURLConnection.HTTP_PARTIAL -> return
-            status in PASSING || status >= HttpURLConnection.HTTP_INTERNAL_ERROR -> throw Transient("HTTP $status")
-            status == HttpURLConnection.HTTP_UNAUTHORIZED || status == HttpURLConnection.HTTP_FORBIDDEN ->
+            status == HttpURLConnection.HTTP_OK || status == HttpURLConnection.HTTP_PARTIAL -> {
+                return
+            }
+
+            status in PASSING || status >= HttpURLConnection.HTTP_INTERNAL_ERROR -> {
+                throw Transient("HTTP $status")
+            }
+
+            status == HttpURLConnection.HTTP_UNAUTHORIZED || status == HttpURLConnection.HTTP_FORBIDDEN -> {
                 throw NotEnrolled("the service does not accept this signature: set the clock, then enroll again")
-            else ->
+            }
+
+            else -> {
                 throw ServerRefused(
                     "the service has no artifact ${sha256.take(SHOWN)} (HTTP $status): check its address",
                 )
+            }
         }
     }
 
@@ -146,6 +155,8 @@ internal class Downloads(
         var written = start
         openPart(part, start).use { file ->
             while (true) {
+                // Whoever stops the session need not wait for the rest: it is fetched by the next one.
+                if (Thread.currentThread().isInterrupted) throw InterruptedException()
                 val size = body.read(chunk)
                 if (size < 0) return written
                 traffic.received(size.toLong())

@@ -73,7 +73,9 @@ internal class Engine(
     val hasHeadGradient: Boolean get() = core.chain.head.hasGradient
 
     /** Segments run since the engine was made. */
-    val segmentRuns: Long get() = core.chain.counters.segmentRuns.sum()
+    val segmentRuns: Long get() =
+        core.chain.counters.segmentRuns
+            .sum()
 
     /** Examples as this bundle sees them. */
     fun privateExamples(examples: Iterable<Example>): PrivateExamples =

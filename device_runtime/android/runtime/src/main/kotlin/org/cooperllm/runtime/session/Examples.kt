@@ -86,7 +86,8 @@ internal class ExampleSet(
 ) : Examples {
     override val count: Int get() = examples.size
 
-    override fun batches(chosen: IntArray): List<Batch> = chosen.toList().chunked(rows).map { batch(it.map(examples::get)) }
+    override fun batches(chosen: IntArray): List<Batch> =
+        chosen.toList().chunked(rows).map { batch(it.map(examples::get)) }
 
     private fun batch(part: List<Example>): Batch {
         val encoded =

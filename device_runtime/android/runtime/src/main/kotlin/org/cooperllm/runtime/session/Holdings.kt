@@ -91,7 +91,8 @@ internal class Holdings(
         val folder = store.path(Kind.BUNDLES, sha256)
         try {
             return Bundle.open(folder, sha256)
-        } catch (_: BundleError) { // not here, not complete, or damaged since
+        } catch (_: BundleError) {
+            // not here, not complete, or damaged since
             fetchBundle(folder, sha256)
         }
         try {

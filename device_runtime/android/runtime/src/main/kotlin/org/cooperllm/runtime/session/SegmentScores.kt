@@ -69,7 +69,10 @@ internal object SegmentScores {
             val width = core.chain.shape.hiddenSize
             val states = FloatArray(hidden[number].count).also { hidden[number].read(0, it, it.size) }
             batch.weights.indices.filter { batch.weights[it] != 0.0 }.map { row ->
-                val tokens = (row * batch.tokens until (row + 1) * batch.tokens).filter { batch.attentionMask[it] == 1L }
+                val tokens =
+                    (row * batch.tokens until (row + 1) * batch.tokens).filter {
+                        batch.attentionMask[it] == 1L
+                    }
                 DoubleArray(width) { column ->
                     if (tokens.isEmpty()) 0.0 else tokens.sumOf { states[it * width + column].toDouble() } / tokens.size
                 }

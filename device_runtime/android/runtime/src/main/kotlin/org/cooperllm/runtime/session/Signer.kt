@@ -78,7 +78,8 @@ internal class SoftwareSigner private constructor(
                 val text = pem.decodeToString().substringAfter(BEGIN, "").substringBefore(END)
                 val der = Base64.getMimeDecoder().decode(text)
                 val middle = PREFIX.size + SECRET_BYTES
-                val isOne = der.size == middle + MIDDLE.size + POINT_BYTES && der.copyOf(PREFIX.size).contentEquals(PREFIX)
+                val isOne =
+                    der.size == middle + MIDDLE.size + POINT_BYTES && der.copyOf(PREFIX.size).contentEquals(PREFIX)
                 if (isOne) fromDer(der, PUBLIC_PREFIX + der.copyOfRange(middle + MIDDLE.size, der.size)) else null
             } catch (_: IllegalArgumentException) {
                 null

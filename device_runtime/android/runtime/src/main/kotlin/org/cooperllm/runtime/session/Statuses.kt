@@ -49,18 +49,37 @@ internal object Statuses {
     ): CooperLLMError {
         val place = method to code
         return when {
-            code == Status.Code.UNAUTHENTICATED -> NotEnrolled("$answer: set this device's clock and enroll again")
-            place == "Enroll" to Status.Code.PERMISSION_DENIED ->
+            code == Status.Code.UNAUTHENTICATED -> {
+                NotEnrolled("$answer: set this device's clock and enroll again")
+            }
+
+            place == "Enroll" to Status.Code.PERMISSION_DENIED -> {
                 EnrollmentRefused("$answer: give the token that its operator hands out")
-            place == "CheckIn" to Status.Code.FAILED_PRECONDITION -> ProtocolMismatch("$answer: update the app")
-            place == "SendReport" to Status.Code.FAILED_PRECONDITION ->
+            }
+
+            place == "CheckIn" to Status.Code.FAILED_PRECONDITION -> {
+                ProtocolMismatch("$answer: update the app")
+            }
+
+            place == "SendReport" to Status.Code.FAILED_PRECONDITION -> {
                 VersionRefused("$answer: fetch a snapshot and check in again")
+            }
+
             place == "StreamGuides" to Status.Code.NOT_FOUND || place == "SendReport" to Status.Code.NOT_FOUND ||
-                place == "SendReport" to Status.Code.DEADLINE_EXCEEDED -> TaskLost("$answer: check in again")
-            else -> ServerRefused("$answer: do not repeat it")
+                place == "SendReport" to Status.Code.DEADLINE_EXCEEDED -> {
+                TaskLost("$answer: check in again")
+            }
+
+            else -> {
+                ServerRefused("$answer: do not repeat it")
+            }
         }
     }
 
     private fun oneLine(detail: String): String =
-        detail.trim().replace(Regex("\\s+"), " ").take(MOST_DETAIL_CHARACTERS).ifEmpty { "no detail" }
+        detail
+            .trim()
+            .replace(Regex("\\s+"), " ")
+            .take(MOST_DETAIL_CHARACTERS)
+            .ifEmpty { "no detail" }
 }

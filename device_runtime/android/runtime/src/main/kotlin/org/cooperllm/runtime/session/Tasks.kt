@@ -62,15 +62,21 @@ internal class Tasks(
                 allowance(task, engine).checkDirections(task.directions, engine.head, private.train.count)
                 Disclosure.NOTHING // said by permitDirections
             }
-            Task.KindCase.SCORE_SEGMENTS ->
+
+            Task.KindCase.SCORE_SEGMENTS -> {
                 allowance(task, engine).checkScores(task.scoreSegments, engine.head, private.train.count)
+            }
+
             Task.KindCase.EVALUATE -> {
                 TaskChecks.checkExit(task.evaluate.exitSegment, engine.head)
                 allowance(task, engine).checkExamples(private.heldOut.count, "held-out")
                 Account.checkEvaluation(task.round, store.state)
                 Disclosure.NOTHING
             }
-            else -> throw UnsupportedTask("tasks of this kind are not known here: update the app")
+
+            else -> {
+                throw UnsupportedTask("tasks of this kind are not known here: update the app")
+            }
         }
 
     /** Decides again once scale and guides are here, which say where a direction's energy lies. Raises as [permit]. */

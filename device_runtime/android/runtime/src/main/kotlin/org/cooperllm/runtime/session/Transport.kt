@@ -85,7 +85,12 @@ internal class Transport(
     override val traffic = Traffic()
 
     /** Hex of the first 16 bytes of the public key's SHA-256. */
-    private val clientId = MessageDigest.getInstance("SHA-256").digest(signer.publicKey).toHex().take(CLIENT_DIGITS)
+    private val clientId =
+        MessageDigest
+            .getInstance("SHA-256")
+            .digest(signer.publicKey)
+            .toHex()
+            .take(CLIENT_DIGITS)
     private val host = address.server.substringBeforeLast(':', "")
     private val channel: ManagedChannel = open()
     private val stub = FederationCoroutineStub(channel)

@@ -86,17 +86,27 @@ internal class Versions(
             throw BadArtifact("the update starts from version ${update.fromVersion}, which this device does not hold")
         }
         when (form) {
-            VersionUpdate.FormCase.RECORDS -> for (record in update.records.recordList) replay(record)
+            VersionUpdate.FormCase.RECORDS -> {
+                for (record in update.records.recordList) replay(record)
+            }
+
             VersionUpdate.FormCase.DELTA -> {
                 val delta = held.fetch(update.delta.sha256, update.delta.sizeBytes)
                 AdapterVersion.applyDelta(delta.readBytes(), core.adapter, layout)
             }
+
             VersionUpdate.FormCase.SNAPSHOT -> {
                 val snapshot = held.fetch(update.snapshot.sha256, update.snapshot.sizeBytes)
                 core.adapter.copyFrom(Bundle.readAdapter(snapshot, layout))
             }
-            VersionUpdate.FormCase.UNCHANGED -> Unit
-            else -> throw BadArtifact("the update has no form that this release knows: update the app")
+
+            VersionUpdate.FormCase.UNCHANGED -> {
+                Unit
+            }
+
+            else -> {
+                throw BadArtifact("the update has no form that this release knows: update the app")
+            }
         }
     }
 

@@ -1,0 +1,84 @@
+package org.cooperllm.runtime.session
+
+import com.google.protobuf.ByteString
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.asFlow
+import org.cooperllm.protos.Ack
+import org.cooperllm.protos.Artifact
+import org.cooperllm.protos.CheckInReply
+import org.cooperllm.protos.CheckInRequest
+import org.cooperllm.protos.EnrollReply
+import org.cooperllm.protos.GuideChunk
+import org.cooperllm.protos.Report
+import org.cooperllm.runtime.ArtifactError
+import org.cooperllm.runtime.ServerRefused
+import org.cooperllm.runtime.store.Durable
+import java.io.File
+
+/** A cloud that answers from a script: for sessions without a network. Every call costs 10 bytes up and 100 down. */
+internal class FakeCloud : Cloud {
+    override val traffic = Traffic()
+    val replies = ArrayDeque<CheckInReply>()
+
+    /** Raised instead of the next acknowledgement. */
+    var refusal: Exception? = null
+    val artifacts = mutableMapOf<String, ByteArray>()
+    val chunks = mutableListOf<GuideChunk>()
+    val checkIns = mutableListOf<CheckInRequest>()
+    val reports = mutableListOf<Report>()
+    var enrolled = 0
+
+    /** Makes bytes an artifact. */
+    fun serve(data: ByteArray): Artifact {
+        val sha256 = Durable.sha256(data)
+        artifacts[sha256] = data
+        return Artifact
+            .newBuilder()
+            .setSha256(ByteString.copyFrom(hexBytes(sha256)))
+            .setSizeBytes(data.size.toLong())
+            .build()
+    }
+
+    override suspend fun enroll(): EnrollReply {
+        count()
+        enrolled++
+        return EnrollReply.getDefaultInstance()
+    }
+
+    override suspend fun checkIn(request: CheckInRequest): CheckInReply {
+        count()
+        checkIns += request
+        return replies.removeFirst()
+    }
+
+    override suspend fun sendReport(report: Report): Ack {
+        count()
+        refusal?.let {
+            refusal = null
+            throw it
+        }
+        reports += report
+        return Ack.getDefaultInstance()
+    }
+
+    override suspend fun fetch(
+        sha256: String,
+        sizeBytes: Long?,
+        target: File,
+        mostBytes: Long,
+    ) {
+        count()
+        val data = artifacts[sha256] ?: throw ServerRefused("no artifact $sha256")
+        if (data.size > mostBytes) throw ArtifactError("too large")
+        target.writeBytes(data)
+    }
+
+    override fun streamGuides(taskId: String): Flow<GuideChunk> = chunks.asFlow()
+
+    override fun close() = Unit
+
+    private fun count() {
+        traffic.received(100)
+        traffic.sent(10)
+    }
+}
