@@ -8,6 +8,7 @@ import org.cooperllm.runtime.OptionError
 import org.cooperllm.runtime.ServerUnreachable
 import org.cooperllm.runtime.session.Event
 import org.cooperllm.runtime.session.Example
+import org.cooperllm.runtime.session.ExampleSource
 import org.cooperllm.runtime.session.ServiceAddress
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
@@ -23,13 +24,8 @@ private class NoteSorter(
     server: String,
     corrections: () -> Map<String, String>,
 ) {
-    private val device =
-        FederatedDevice(
-            folder,
-            ServiceAddress(server, tls = false),
-            { corrections().map { (text, label) -> Example(text, label) } },
-            ExecuTorchProgram,
-        )
+    private val source = ExampleSource { corrections().map { (text, label) -> Example(text, label) } }
+    private val device = FederatedDevice(folder, ServiceAddress(server, tls = false), source, ExecuTorchProgram)
     val progress: Flow<Event> = device.progress
 
     suspend fun takePart() = device.runOnce()
