@@ -22,7 +22,10 @@ public interface TrainingHost {
     /** The work, once in every job, on the job's own thread. What it throws ends the job with [TrainingEnd.Failed]. */
     public fun trainingWork(): TrainingWork
 
-    /** A job has ended, and why; on the job's own thread. */
+    /**
+     * A job has ended, and why; on the job's own thread. Not called where the system takes the phone back or the process
+     * dies: a later job goes on.
+     */
     public fun onTrainingEnd(end: TrainingEnd) {}
 }
 

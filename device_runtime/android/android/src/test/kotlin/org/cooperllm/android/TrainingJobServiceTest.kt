@@ -140,7 +140,6 @@ internal class TrainingJobServiceTest {
 
     @Test
     fun afterARebootTheApplicationIsAllThatAJobNeeds() {
-        TrainingHold(context).begin(0)
         app.open = { ScriptedWork({ FINISHED }) }
         // No activity ran and nothing was scheduled in this process: the system starts the service itself.
         assertTrue(start(service()))
