@@ -1,5 +1,7 @@
 package org.cooperllm.runtime.update
 
+import org.cooperllm.runtime.program.Program
+import org.cooperllm.runtime.program.Value
 import org.cooperllm.runtime.zo.FloatVector
 
 /** The label of a token without a target. */
@@ -75,6 +77,20 @@ internal class Counters(
     var forwardNs: Long = 0
     var perturbNs: Long = 0
     var totalNs: Long = 0
+
+    /** Runs a method and counts the time. */
+    fun timed(
+        program: Program,
+        method: String,
+        inputs: Array<Value>,
+    ): Array<Value> {
+        val start = System.nanoTime()
+        try {
+            return program.run(method, inputs)
+        } finally {
+            forwardNs += System.nanoTime() - start
+        }
+    }
 
     /** Starts from zero. */
     fun reset() {

@@ -74,7 +74,7 @@ internal class Chain(
     /** The hidden state that enters segment 0. Also makes what all segments read besides it. */
     fun embed(): Value {
         counters.embedRuns++
-        val outputs = run(EMBED, inputs.embed)
+        val outputs = counters.timed(program, EMBED, inputs.embed)
         if (outputs.isEmpty() || !isHidden(outputs[0])) throw misfit(EMBED, "it gives no hidden state")
         if (segmentInputs.isEmpty()) {
             segmentInputs = Array(shape.segments) { outputs + tensors[it] }
@@ -120,24 +120,12 @@ internal class Chain(
         method: String,
         inputs: Array<Value>,
     ): Value {
-        val outputs = run(method, inputs)
+        val outputs = counters.timed(program, method, inputs)
         if (outputs.size != 1 || !isHidden(outputs[0])) throw misfit(method, "it gives no hidden state")
         return outputs[0]
     }
 
     private fun isHidden(value: Value): Boolean = value.shape().contentEquals(inputs.hiddenShape)
-
-    private fun run(
-        method: String,
-        inputs: Array<Value>,
-    ): Array<Value> {
-        val start = System.nanoTime()
-        try {
-            return program.run(method, inputs)
-        } finally {
-            counters.forwardNs += System.nanoTime() - start
-        }
-    }
 
     private companion object {
         const val EMBED = "embed"

@@ -56,7 +56,7 @@ internal class Head(
     ) {
         inputs[0] = from
         inputs[1] = batch.maskInput
-        val outputs = execute(HEAD, inputs)
+        val outputs = counters.timed(program, HEAD, inputs)
         if (outputs.size != OUTPUTS) throw misfit(HEAD, "it gives ${outputs.size} tensors, not $OUTPUTS")
         widen(outputs[0].floats(), loss)
         widen(outputs[1].floats(), count)
@@ -92,7 +92,7 @@ internal class Head(
         gradientInputs[0] = from
         gradientInputs[1] = batch.maskInput
         var at = 0
-        for (output in execute(GRADIENT, gradientInputs)) {
+        for (output in counters.timed(program, GRADIENT, gradientInputs)) {
             for (value in output.floats()) {
                 if (at == sum.size) throw misfit(GRADIENT, "it gives more than the head has")
                 sum[at++] += value.toDouble()
@@ -114,18 +114,6 @@ internal class Head(
     ) {
         if (values.size != into.size) throw misfit(HEAD, "it gives ${values.size} losses or counts, not ${into.size}")
         for (row in into.indices) into[row] = values[row].toDouble()
-    }
-
-    private fun execute(
-        method: String,
-        inputs: Array<Value>,
-    ): Array<Value> {
-        val start = System.nanoTime()
-        try {
-            return program.run(method, inputs)
-        } finally {
-            counters.forwardNs += System.nanoTime() - start
-        }
     }
 
     /**
@@ -170,7 +158,7 @@ internal class Head(
                 chosen[i] = 0
             }
             targets.write(chosen, shape.headTokens)
-            val outputs = execute(HEAD, inputs)
+            val outputs = counters.timed(program, HEAD, inputs)
             if (outputs.size != 2) throw misfit(HEAD, "it gives ${outputs.size} tensors, not 2")
             val losses = outputs[0].floats()
             val right = outputs[1].floats()

@@ -123,13 +123,7 @@ internal class DirectionKernels {
             start += count
         }
         sums.endTensor(tensor.exponent)
-        return if (!isFinite) {
-            ZoStatus.NOT_FINITE
-        } else if (!isInRange) {
-            ZoStatus.OUT_OF_RANGE
-        } else {
-            ZoStatus.OK
-        }
+        return ZoStatus.of(isFinite, isInRange)
     }
 
     private fun addToLanes(

@@ -3,7 +3,28 @@ package org.cooperllm.runtime.zo
 import org.cooperllm.runtime.LayoutMismatch
 
 /** What a kernel answers; the same names as the C++ core's zo_status. */
-internal enum class ZoStatus { OK, OUT_OF_RANGE, BELOW_GRID, NOT_FINITE, OFF_GRID, BAD_ARGUMENT }
+internal enum class ZoStatus {
+    OK,
+    OUT_OF_RANGE,
+    BELOW_GRID,
+    NOT_FINITE,
+    OFF_GRID,
+    BAD_ARGUMENT,
+    ;
+
+    companion object {
+        /** Of a pass over values: what is not finite is named before what is out of range. */
+        fun of(
+            isFinite: Boolean,
+            isInRange: Boolean,
+        ): ZoStatus =
+            when {
+                !isFinite -> NOT_FINITE
+                !isInRange -> OUT_OF_RANGE
+                else -> OK
+            }
+    }
+}
 
 /**
  * The grid: a tensor with exponent e holds multiples of 2^-e, less than 2^23 of them in magnitude.

@@ -127,13 +127,7 @@ internal class UpdateKernels(
             directions.addGuide(update.guides[j], stepsPerUnit, tensor, start, count, x)
         }
         isFinite = DirectionKernels.allFinite(x, count) && isFinite
-        return if (!isFinite) {
-            ZoStatus.NOT_FINITE
-        } else if (!isInRange) {
-            ZoStatus.OUT_OF_RANGE
-        } else {
-            ZoStatus.OK
-        }
+        return ZoStatus.of(isFinite, isInRange)
     }
 
     private fun addRounded(
