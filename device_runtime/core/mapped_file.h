@@ -43,7 +43,6 @@ class MappedFile final : public executorch::runtime::DataLoader {
       } else {
         data_ = static_cast<uint8_t*>(mapped);
         size_bytes_ = static_cast<size_t>(about.st_size);
-        narrow_faults();
       }
     }
     close(file);
@@ -54,8 +53,9 @@ class MappedFile final : public executorch::runtime::DataLoader {
   void release_pages() const noexcept { madvise(data_, size_bytes_, MADV_DONTNEED); }
 
   executorch::runtime::Result<executorch::runtime::FreeableBuffer> load(size_t offset, size_t size,
-                                                                        const SegmentInfo&) const override {
+                                                                        const SegmentInfo& info) const override {
     if (!contains(offset, size)) return executorch::runtime::Error::InvalidProgram;
+    if (info.segment_type == SegmentInfo::Type::Constant) narrow_faults(offset, offset + size);
     return executorch::runtime::FreeableBuffer(data_ + offset, size, &MappedFile::release);
   }
 
@@ -69,14 +69,15 @@ class MappedFile final : public executorch::runtime::DataLoader {
 
  private:
   // A fault maps the pages around it too, 64 KB of them on Linux, but never past the end of its mapping: looking up 300
-  // rows of a table would make 19 MB resident. Stretches that differ in their advice are mappings of their own. A
-  // process may have 65,530, so a large file has longer ones, or none.
-  void narrow_faults() const noexcept {
+  // rows of a table, which is what a program keeps as constants, would make 19 MB resident. Stretches that differ in
+  // their advice are mappings of their own. A process may have 65,530, so a large table has longer ones, or none.
+  void narrow_faults(size_t from, size_t to) const noexcept {
     constexpr size_t kFault_bytes = 64 << 10, kShortest_bytes = 16 << 10, kMostMappings = 8192;
     size_t stretch_bytes = kShortest_bytes;
-    while (size_bytes_ / stretch_bytes > kMostMappings) stretch_bytes *= 2;
+    while ((to - from) / stretch_bytes > kMostMappings) stretch_bytes *= 2;
     if (stretch_bytes >= kFault_bytes || stretch_bytes % static_cast<size_t>(sysconf(_SC_PAGESIZE)) != 0) return;
-    for (size_t start = 0; start + stretch_bytes < size_bytes_; start += 2 * stretch_bytes) {
+    const size_t first = (from + stretch_bytes - 1) / stretch_bytes * stretch_bytes;
+    for (size_t start = first; start + stretch_bytes < to; start += 2 * stretch_bytes) {
       madvise(data_ + start, stretch_bytes, MADV_SEQUENTIAL);
     }
   }
