@@ -18,7 +18,11 @@ internal fun fileOf(property: String): File = File(System.getProperty(property))
 
 /** The calls that are bound only when they run: a phone's Android may not know what binds them. */
 internal fun lateBoundCalls(dex: File): List<String> =
-    outputOf("dexdump", "-d", dex.path).lineSequence().filter { LATE_BOUND in it }.map { it.substringAfter("|") }.toList()
+    outputOf(
+        "dexdump",
+        "-d",
+        dex.path,
+    ).lineSequence().filter { LATE_BOUND in it }.map { it.substringAfter("|") }.toList()
 
 /** The descriptors of the classes in it. */
 internal fun classesIn(dex: File): Set<String> =
@@ -36,7 +40,11 @@ internal fun planted(
     val files = classes.map { File(it.protectionDomain.codeSource.location.path, "${it.name.replace('.', '/')}.class") }
     val libraries = listOf("--lib", System.getProperty("java.home"), "--lib", System.getProperty("android.jar"))
     val common = listOf("--min-api", System.getProperty("min.sdk"), "--output", folder.path) + libraries
-    val command = D8Command.parse((options.toList() + common + files.map(File::getPath)).toTypedArray(), Origin.unknown())
+    val command =
+        D8Command.parse(
+            (options.toList() + common + files.map(File::getPath)).toTypedArray(),
+            Origin.unknown(),
+        )
     D8.run(command.build())
     return File(folder, "classes.dex")
 }

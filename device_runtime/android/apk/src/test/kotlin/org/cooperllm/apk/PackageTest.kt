@@ -40,7 +40,12 @@ class PackageTest {
         val crooked = temporary.newFile("crooked.apk")
         java.util.zip.ZipOutputStream(crooked.outputStream()).use { zip ->
             zip.setLevel(0)
-            val entry = ZipEntry("odd").apply { method = ZipEntry.STORED; size = 1; crc = 0xD202EF8D }
+            val entry =
+                ZipEntry("odd").apply {
+                    method = ZipEntry.STORED
+                    size = 1
+                    crc = 0xD202EF8D
+                }
             zip.putNextEntry(entry)
             zip.write(0)
         }
@@ -59,9 +64,16 @@ class PackageTest {
     fun `it says that it lacks the native libraries, and it does`() {
         assertEquals(emptyList<String>(), entries().filter { it.endsWith(".so") || it.startsWith("lib/") })
         assertTrue("without-native-libraries" in apk.name)
-        val note = ZipFile(apk).use { zip -> zip.getInputStream(zip.getEntry("assets/READ_ME.txt")).reader().readText() }
+        val note =
+            ZipFile(apk).use { zip ->
+                zip.getInputStream(zip.getEntry("assets/READ_ME.txt")).reader().readText()
+            }
         assertTrue(note, "lacks the native libraries" in note)
-        assertEquals("of the desktop twin", emptySet<String>(), dexClasses().filter { it.startsWith("org/pytorch/") }.toSet())
+        assertEquals(
+            "of the desktop twin",
+            emptySet<String>(),
+            dexClasses().filter { it.startsWith("org/pytorch/") }.toSet(),
+        )
     }
 
     @Test
@@ -89,9 +101,17 @@ class PackageTest {
 
     private fun dexClasses() = classesIn(File(target, "dex/classes.dex"))
 
-    private fun entries() = ZipFile(apk).use { zip -> zip.entries().asSequence().map(ZipEntry::getName).toList() }
+    private fun entries() =
+        ZipFile(apk).use { zip ->
+            zip
+                .entries()
+                .asSequence()
+                .map(ZipEntry::getName)
+                .toList()
+        }
 
-    private fun verify(file: File) = outputOf("apksigner", "verify", "--min-sdk-version", System.getProperty("min.sdk"), file.path)
+    private fun verify(file: File) =
+        outputOf("apksigner", "verify", "--min-sdk-version", System.getProperty("min.sdk"), file.path)
 
     private fun overBudget(sizes: Map<String, Long>) =
         sizes

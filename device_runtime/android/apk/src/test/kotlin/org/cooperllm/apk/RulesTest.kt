@@ -22,7 +22,10 @@ class RulesTest {
     @Test
     fun `R8 was free to rename the library's classes`() {
         val mapping = File(target, "embedded-mapping.txt").readLines()
-        val library = mapping.mapNotNull { CLASS.find(it)?.destructured }.filter { (from) -> "cooperllm.runtime" in from }
+        val library =
+            mapping.mapNotNull { CLASS.find(it)?.destructured }.filter { (from) ->
+                "cooperllm.runtime" in from
+            }
         val renamed = library.count { (from, to) -> from != to }
         assertTrue("$renamed of ${library.size}", library.size > 50 && renamed > library.size * 9 / 10)
     }
@@ -30,15 +33,17 @@ class RulesTest {
     @Test
     fun `every class that was kept passes the JVM's verifier`() {
         // Resolving a class's methods links it; the loader's parent has the JDK alone and the twin's classes.
-        val twin = Class.forName("org.pytorch.executorch.Module", false, javaClass.classLoader).protectionDomain.codeSource.location
+        val twin = Class.forName("org.pytorch.executorch.Module", false, javaClass.classLoader).protectionDomain
+        val classPath = arrayOf(embedded.toURI().toURL(), twin.codeSource.location)
         val names =
             JarFile(embedded).use { jar ->
-                jar.entries().asSequence().map { it.name }.filter { it.endsWith(".class") }.toList()
+                val entries = jar.entries().asSequence().map { it.name }
+                entries.filter { it.endsWith(".class") }.map { it.removeSuffix(".class").replace('/', '.') }.toList()
             }
         assertTrue("${names.size}", names.size > 500)
         val broken =
-            URLClassLoader(arrayOf(embedded.toURI().toURL(), twin), ClassLoader.getPlatformClassLoader()).use { loader ->
-                names.mapNotNull { name -> problemOf(loader, name.removeSuffix(".class").replace('/', '.')) }
+            URLClassLoader(classPath, ClassLoader.getPlatformClassLoader()).use { loader ->
+                names.mapNotNull { problemOf(loader, it) }
             }
         assertEquals(emptyList<String>(), broken)
     }
