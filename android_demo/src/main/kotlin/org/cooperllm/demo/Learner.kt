@@ -1,5 +1,6 @@
 package org.cooperllm.demo
 
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
@@ -20,9 +21,6 @@ import org.cooperllm.android.TrainingWork
 import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.CooperLLMError
 import org.cooperllm.runtime.Disclosure
-import org.cooperllm.runtime.ServerUnreachable
-import org.cooperllm.runtime.Stopped
-import org.cooperllm.runtime.StoreFull
 import org.cooperllm.runtime.session.Event
 import org.cooperllm.runtime.session.Example
 import org.cooperllm.runtime.session.Outcome
@@ -53,6 +51,7 @@ internal class Learner(
     private val mutableRound = MutableStateFlow(RoundState())
     private val mutableSent = MutableStateFlow<List<Disclosure>>(emptyList())
     private val events = MutableSharedFlow<Event>(extraBufferCapacity = EVENTS_BEHIND)
+    private val deciding = Mutex()
     private val opening = Mutex()
     private var participant: Participant? = null
     private var practising: Job? = null
@@ -100,18 +99,7 @@ internal class Learner(
     suspend fun delete(id: Long) = guarded { file.change { it.delete(id) } }
 
     /** The user's consent, given or withdrawn. Withdrawn, it holds before anything else happens. */
-    suspend fun takePart(isTakingPart: Boolean) =
-        guarded {
-            file.change { it.copy(isTakingPart = isTakingPart) }
-            if (isTakingPart) {
-                schedule.begin()
-            } else {
-                schedule.end()
-                rest()
-            }
-            opening.withLock { close() }
-            mutableRound.update { it.ended(null) }
-        }
+    suspend fun takePart(isTakingPart: Boolean) = guarded { deciding.withLock { decide(isTakingPart) } }
 
     /** Takes turns now, with the app open, until [rest], or something stands against it. */
     fun practise() {
@@ -121,6 +109,8 @@ internal class Learner(
                 mutableRound.update { it.practising() }
                 var end: Notice? = null
                 try {
+                    // A decision under way opens the device anew.
+                    deciding.withLock {}
                     end = turns()
                 } catch (error: CooperLLMError) {
                     end = noticeOf(error)
@@ -140,14 +130,28 @@ internal class Learner(
     /** Deletes everything that the app has on this phone. */
     suspend fun forget() =
         guarded {
-            takePart(false)
-            // Offline now: the key goes, and no new one is made.
-            participant().forget()
-            opening.withLock { close() }
-            file.forget()
-            mutableRound.value = RoundState(hasModel = false)
-            mutableSent.value = emptyList()
+            deciding.withLock {
+                decide(isTakingPart = false)
+                // Offline now: the key goes, and no new one is made.
+                participant().forget()
+                opening.withLock { close() }
+                file.forget()
+                mutableRound.value = RoundState(hasModel = false)
+                mutableSent.value = emptyList()
+            }
         }
+
+    private suspend fun decide(isTakingPart: Boolean) {
+        file.change { it.copy(isTakingPart = isTakingPart) }
+        if (isTakingPart) {
+            schedule.begin()
+        } else {
+            schedule.end()
+            rest()
+        }
+        opening.withLock { close() }
+        mutableRound.update { it.ended(null) }
+    }
 
     private suspend fun turns(): Notice? {
         while (true) {
@@ -160,8 +164,7 @@ internal class Learner(
     }
 
     private suspend fun turn(): Outcome {
-        if (!notebook.value.isTakingPart) return Outcome(isFinished = true)
-        val device = participant()
+        val device = opening.withLock { if (notebook.value.isTakingPart) opened() else return FINISHED }
         if (asked != notebook.value.examples) {
             asked = notebook.value.examples
             device.refreshExamples()
@@ -174,11 +177,16 @@ internal class Learner(
                 try {
                     mutableRound.update { it.turning(true) }
                     device.runOnce()
+                } catch (error: Exception) {
+                    // A device that is closed under its turn may say anything.
+                    if (notebook.value.isTakingPart || error is CancellationException) throw error
+                    FINISHED
                 } finally {
                     mutableRound.update { it.turning(false) }
                     told.cancel()
                 }
             }
+        if (!notebook.value.isTakingPart) return FINISHED
         mutableSent.value = device.disclosures()
         newVersion?.let { version ->
             newVersion = null
@@ -206,8 +214,9 @@ internal class Learner(
         }
     }
 
-    private suspend fun participant(): Participant =
-        opening.withLock { participant ?: open(notebook.value.isTakingPart).also { participant = it } }
+    private suspend fun participant(): Participant = opening.withLock { opened() }
+
+    private fun opened() = participant ?: open(notebook.value.isTakingPart).also { participant = it }
 
     /** What stands against the user's wish is said, and is no reason to fall over. */
     private suspend fun guarded(action: suspend () -> Unit) {
@@ -220,14 +229,6 @@ internal class Learner(
         }
     }
 
-    private fun noticeOf(error: CooperLLMError): Notice? =
-        when (error) {
-            is Stopped -> null
-            is ServerUnreachable -> Notice.NoAnswer
-            is StoreFull -> Notice.NoSpace
-            else -> Notice.Refused
-        }
-
     private fun close() {
         participant?.close()
         participant = null
@@ -235,5 +236,6 @@ internal class Learner(
 
     private companion object {
         const val EVENTS_BEHIND = 64
+        val FINISHED = Outcome(isFinished = true)
     }
 }

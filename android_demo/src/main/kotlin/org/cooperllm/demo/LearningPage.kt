@@ -75,8 +75,7 @@ internal class LearningPage(
             }
     }
 
-    private fun size(sizeBytes: Long) =
-        if (sizeBytes == 0L) context.getString(R.string.figure_none) else context.size(sizeBytes)
+    private fun size(sizeBytes: Long) = if (sizeBytes == 0L) context.getString(R.string.figure_none) else context.size(sizeBytes)
 
     private fun said(status: Status): String =
         when (status) {

@@ -1,6 +1,10 @@
 package org.cooperllm.demo
 
 import org.cooperllm.android.Condition
+import org.cooperllm.runtime.CooperLLMError
+import org.cooperllm.runtime.ServerUnreachable
+import org.cooperllm.runtime.Stopped
+import org.cooperllm.runtime.StoreFull
 import org.cooperllm.runtime.session.Event
 import org.cooperllm.runtime.session.Live
 
@@ -19,6 +23,15 @@ internal sealed class Notice {
         val missing: Set<Condition>,
     ) : Notice()
 }
+
+/** What the user is told of an error; null: nothing, since it was the user who stopped it. */
+internal fun noticeOf(error: CooperLLMError): Notice? =
+    when (error) {
+        is Stopped -> null
+        is ServerUnreachable -> Notice.NoAnswer
+        is StoreFull -> Notice.NoSpace
+        else -> Notice.Refused
+    }
 
 /**
  * What the phone does at the moment, from the device's events: state in, event in, state out.

@@ -12,7 +12,6 @@ internal fun View.isShown(isShown: Boolean) {
 }
 
 /** A size as people read it; its unit never stands in a line of its own. */
-internal fun Context.size(sizeBytes: Long): String =
-    Formatter.formatShortFileSize(this, sizeBytes).replace(' ', NO_BREAK_SPACE)
+internal fun Context.size(sizeBytes: Long): String = Formatter.formatShortFileSize(this, sizeBytes).replace(' ', NO_BREAK_SPACE)
 
 private const val NO_BREAK_SPACE = '\u00A0'

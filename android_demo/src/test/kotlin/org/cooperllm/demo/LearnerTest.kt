@@ -145,7 +145,9 @@ internal class LearnerTest {
             turns.add(1) { Outcome() } // without a version nothing is sorted
             learner.practise()
             runCurrent()
-            val note = learner.notebook.value.notes.single()
+            val note =
+                learner.notebook.value.notes
+                    .single()
             assertEquals("media" to "lists_notes", note.first to note.now)
             assertEquals(listOf(Score(0, 0, 1), Score(1, 1, 1)), learner.notebook.value.scores)
             assertEquals(Notice.Finished, learner.round.value.notice)
@@ -178,7 +180,11 @@ internal class LearnerTest {
             learner.write("play it again", 1)
             labels = { "weather" }
             learner.write("is it cold", 2)
-            assertEquals(listOf("weather", "media"), learner.notebook.value.notes.map { it.now })
+            assertEquals(
+                listOf("weather", "media"),
+                learner.notebook.value.notes
+                    .map { it.now },
+            )
         }
 
     @Test
@@ -187,11 +193,18 @@ internal class LearnerTest {
             val learner = learner()
             learner.write("need bread", 1)
             learner.takePart(true)
+            turns += { Outcome() }
+            learner.work.runOnce()
             calls.clear()
             learner.forget()
             assertEquals(listOf("cancel", "close", "open offline", "forget", "close"), calls)
             assertEquals(Notebook(), learner.notebook.value)
             assertEquals(emptyList<Disclosure>(), learner.sent.value)
-            assertTrue(temporary.root.list().orEmpty().isEmpty())
+            assertTrue(
+                temporary.root
+                    .list()
+                    .orEmpty()
+                    .isEmpty(),
+            )
         }
 }

@@ -44,7 +44,11 @@ internal class MainActivityTest {
         listener.close()
     }
 
-    private fun <T : View> part(id: Int): T = controller.get().window.decorView.find(id)
+    private fun <T : View> part(id: Int): T =
+        controller
+            .get()
+            .window.decorView
+            .find(id)
 
     private fun tap(id: Int) {
         part<View>(id).performClick()
@@ -66,7 +70,7 @@ internal class MainActivityTest {
     private fun consent(isGiven: Boolean) {
         tap(R.id.consent)
         learner.notebook.wait { it.isTakingPart == isGiven }
-        learner.round.wait { it.notice == null }
+        until { TrainingSchedule.isScheduled(app) == isGiven }
     }
 
     @Test
@@ -77,10 +81,19 @@ internal class MainActivityTest {
         settle()
         val lists = (0 until chips().childCount).map { chips().getChildAt(it) as Button }.first { it.text == "Lists" }
         lists.performClick()
-        val note = learner.notebook.wait { book -> book.notes.single().label != null }.notes.single()
+        val note =
+            learner.notebook
+                .wait { book -> book.notes.single().label != null }
+                .notes
+                .single()
         settle()
         assertEquals("lists_notes", note.label)
-        assertEquals("need bread", learner.notebook.value.examples.single().text)
+        assertEquals(
+            "need bread",
+            learner.notebook.value.examples
+                .single()
+                .text,
+        )
         assertEquals("Lists", row().find<TextView>(R.id.place).text.toString())
         assertEquals("need bread. In Lists, checked by you.", row().contentDescription.toString())
         assertEquals(View.GONE, row().find<View>(R.id.places).visibility)
@@ -183,7 +196,14 @@ internal class MainActivityTest {
         learner.notebook.wait { it.notes.isEmpty() && !it.isTakingPart }
         learner.round.wait { it.hasModel == false }
         assertFalse(TrainingSchedule.isScheduled(app))
-        assertEquals(emptyList<String>(), app.filesDir.walk().filter { it.isFile && it.name != "lock" }.map(File::getName).toList())
+        assertEquals(
+            emptyList<String>(),
+            app.filesDir
+                .walk()
+                .filter { it.isFile && it.name != "lock" }
+                .map(File::getName)
+                .toList(),
+        )
     }
 
     @Test

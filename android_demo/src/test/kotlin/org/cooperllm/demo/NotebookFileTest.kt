@@ -72,6 +72,11 @@ internal class NotebookFileTest {
         File(file.path + ".damaged").writeText("older")
         notes.forget()
         assertEquals(Notebook(), notes.notebook.value)
-        assertTrue(temporary.root.list().orEmpty().isEmpty())
+        assertTrue(
+            temporary.root
+                .list()
+                .orEmpty()
+                .isEmpty(),
+        )
     }
 }

@@ -16,7 +16,15 @@ internal class NotebookTest {
     @Test
     fun `the newest note comes first, under an id of its own`() {
         assertEquals(listOf(3L to "speak to daddy", 2L to "start the film over", 1L to "need bread"), ids(three))
-        assertEquals(4L, three.delete(1).write("i'm home", 4).notes.first().id)
+        assertEquals(
+            4L,
+            three
+                .delete(1)
+                .write("i'm home", 4)
+                .notes
+                .first()
+                .id,
+        )
     }
 
     @Test
@@ -46,7 +54,15 @@ internal class NotebookTest {
         val labels = mapOf(1L to "lists_notes", 2L to "weather", 3L to "calls_messages")
         val book = three.sorted(labels).check(1, "lists_notes").check(2, "media")
         assertEquals(listOf(Score(0, 1, 2)), book.scored(0).scores)
-        assertEquals("a version has one score", listOf(Score(0, 2, 3)), book.scored(0).check(3, "calls_messages").scored(0).scores)
+        assertEquals(
+            "a version has one score",
+            listOf(Score(0, 2, 3)),
+            book
+                .scored(0)
+                .check(3, "calls_messages")
+                .scored(0)
+                .scores,
+        )
         assertEquals("nothing checked, nothing to count", emptyList<Score>(), three.sorted(labels).scored(0).scores)
     }
 

@@ -19,6 +19,9 @@ internal class Pictures(
         val width: Int,
     )
 
+    /** Whether anybody will look at them. */
+    val isKept: Boolean = folder != null
+
     private val taken = mutableListOf<Taken>()
 
     /** Draws the activity's window. Its pixels differ from one colour, or the picture is refused. */
@@ -47,7 +50,11 @@ internal class Pictures(
     private fun inFewColors(picture: Taken): BufferedImage {
         val (pixels, width) = picture.pixels to picture.width
         val counts = pixels.toList().groupingBy { it }.eachCount()
-        val kept = counts.entries.sortedByDescending { it.value }.take(MOST_COLORS).map { it.key }
+        val kept =
+            counts.entries
+                .sortedByDescending { it.value }
+                .take(MOST_COLORS)
+                .map { it.key }
         val nearest = counts.keys.associateWith { color -> kept.indices.minByOrNull { distance(kept[it], color) } ?: 0 }
         val model = IndexColorModel(BITS, kept.size, kept.toIntArray(), 0, false, -1, DataBuffer.TYPE_BYTE)
         val image = BufferedImage(width, pixels.size / width, BufferedImage.TYPE_BYTE_INDEXED, model)

@@ -32,7 +32,14 @@ import java.io.File
 internal class RealSessionTest {
     private val app get() = RuntimeEnvironment.getApplication() as TestDemo
     private val learner get() = app.learner
-    private val pictures = Pictures(System.getProperty("cooperllm.screens").orEmpty().ifEmpty { null }?.let(::File))
+    private val pictures =
+        Pictures(
+            System
+                .getProperty("cooperllm.screens")
+                .orEmpty()
+                .ifEmpty { null }
+                ?.let(::File),
+        )
     private lateinit var controller: ActivityController<MainActivity>
 
     @Test
@@ -80,10 +87,12 @@ internal class RealSessionTest {
 
     private fun practise() {
         part<Button>(R.id.practise).performClick()
-        takeLive("learning_live_light")
-        change("+night")
-        takeLive("learning_live_dark")
-        change("+notnight")
+        if (pictures.isKept) {
+            takeLive("learning_live_light")
+            change("+night")
+            takeLive("learning_live_dark")
+            change("+notnight")
+        }
         learner.round.wait { !it.isPractising && it.notice != null }
         assertEquals(Notice.Finished, learner.round.value.notice)
     }
@@ -100,8 +109,9 @@ internal class RealSessionTest {
 
     private fun lookBack() {
         val chart = checkNotNull(LearningScreen.of(learner.notebook.value, learner.round.value).chart)
-        println("chart ${chart.first} ${chart.now} ${chart.all} ${chart.shares.size}")
-        println("sent ${learner.sent.value.size} ${SentScreen(learner.sent.value).numbers} ${SentScreen(learner.sent.value).sizeBytes}")
+        val sent = SentScreen(learner.sent.value)
+        val left = "messages=${sent.messages.size} numbers=${sent.numbers} size_bytes=${sent.sizeBytes}"
+        println("shown: notes=${chart.all} first=${chart.first} now=${chart.now} $left")
         assertTrue(chart.shares.size > 2)
         settle()
         assertTrue(part<TextView>(R.id.chart_text).text.contains(chart.now.toString()))
@@ -132,19 +142,27 @@ internal class RealSessionTest {
                 .notes
                 .first()
         settle()
-        val list = part<ListView>(R.id.notes)
-        list.getChildAt(1).performClick()
+        part<ListView>(R.id.notes).getChildAt(1).performClick()
         pictures.take(controller.get(), "notes_open_light")
         RuntimeEnvironment.setFontScale(LARGE)
         change("+port-notnight")
         pictures.take(controller.get(), "notes_open_large")
         RuntimeEnvironment.setFontScale(1f)
         change("+port-notnight")
-        val places = part<ListView>(R.id.notes).getChildAt(1).find<FlowLayout>(R.id.places)
-        places.getChildAt(1).performClick()
-        val corrected = learner.notebook.wait { it.notes.first().label != null }.notes.first()
+        openNote().find<FlowLayout>(R.id.places).getChildAt(1).performClick()
+        val corrected =
+            learner.notebook
+                .wait { it.notes.first().label != null }
+                .notes
+                .first()
         assertEquals(note.id to Places.NAMES.keys.toList()[1], corrected.id to corrected.label)
     }
+
+    /** The newest note's row; above it is the title. */
+    private fun openNote(): View =
+        part<ListView>(R.id.notes).getChildAt(1).also {
+            assertTrue(it.find<FlowLayout>(R.id.places).childCount > 1)
+        }
 
     private fun forget() {
         runBlocking { learner.forget() }
@@ -165,7 +183,11 @@ internal class RealSessionTest {
         settle()
     }
 
-    private fun <T : View> part(id: Int): T = controller.get().window.decorView.find(id)
+    private fun <T : View> part(id: Int): T =
+        controller
+            .get()
+            .window.decorView
+            .find(id)
 
     private companion object {
         const val LARGE = 1.6f

@@ -46,6 +46,15 @@ private const val LONGEST_MS = 180_000L
 /** The first value of a flow that is as wanted. */
 internal fun <T> Flow<T>.wait(isWanted: (T) -> Boolean): T = runBlocking { withTimeout(LONGEST_MS) { first(isWanted) } }
 
+/** Looks again and again at what tells nobody when it changes. */
+internal fun until(isSo: () -> Boolean) {
+    val endNs = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(LONGEST_MS)
+    while (!isSo()) {
+        check(System.nanoTime() < endNs) { "it did not come to that" }
+        Thread.yield()
+    }
+}
+
 /** Lets the screen show what was told to it. */
 internal fun settle() = shadowOf(Looper.getMainLooper()).idleFor(Duration.ofMillis(FRAMES_MS))
 
@@ -65,6 +74,8 @@ internal fun Context.allowPractising() {
     shadowOf(found).addCapability(NetworkCapabilities.NET_CAPABILITY_NOT_METERED)
     val networks = checkNotNull(getSystemService(ConnectivityManager::class.java))
     shadowOf(networks).setNetworkCapabilities(networks.activeNetwork, found)
+    // The phone is asked once a second.
+    shadowOf(Looper.getMainLooper()).idleFor(Duration.ofSeconds(1))
 }
 
 /** As when nobody uses the phone. */
