@@ -63,8 +63,8 @@ class WorkTest {
                 }
             begun.await()
             running.cancel()
-            running.join()
-            assertTrue(running.getCompletionExceptionOrNull() is CancellationException)
+            val error = runCatching { running.await() }.exceptionOrNull()
+            assertTrue(error is CancellationException)
             goesOn()
         }
 
