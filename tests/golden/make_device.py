@@ -82,10 +82,10 @@ def kept(bundle: Bundle, folder: Path, first_segment: int, in_file: bool) -> dic
     private = engine.private_examples(lambda names: toy_examples(EXAMPLES))
     runs = []
     for _ in range(2):  # the second finds the states
-        before = engine.segment_runs
+        before = engine.work
         train = private.train_from(first_segment, engine)
         found = run_directions(LocalTask(task(first_segment)), engine, train, lambda: 0.0)
-        runs.append(engine.segment_runs - before)
+        runs.append(sum(engine.work.since(before).runs))
     private.close()
     return {"first_segment": first_segment, "in_file": in_file, "scalars": found.scalars, "runs": runs}
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-_MODULE = ROOT / "device_runtime" / "android" / "executorch" / "target"
-_TWIN = ROOT / "build" / "android_twin" / "libexecutorch_twin.so"
+from benchmarks.android import ROOT, TWIN, class_path
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,13 @@ class JvmDevice:
         """Builds it by the steps that a newcomer types, without their tests."""
         environment = {**os.environ, "PYTHON": sys.executable}
         subprocess.run([ROOT / "scripts" / "android", "--build"], check=True, env=environment)
-        entries = [_MODULE / "test-classes", _MODULE / "classes"]
-        fetched = (_MODULE / "test-classpath.txt").read_text().strip()
-        return JvmDevice(os.pathsep.join([*map(str, entries), fetched]))
+        return JvmDevice(class_path())
 
     def start(
         self, server: str, state: Path, data: Path, *options: str, **pipes: Any
     ) -> subprocess.Popen[str]:
         """A device's process; it ends when the job does. Its events are lines of JSON on its output."""
         command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-cp", self.classpath]
-        command += [f"-Dexecutorch.twin.library={_TWIN}", "org.cooperllm.executorch.DeviceMainKt"]
+        command += [f"-Dexecutorch.twin.library={TWIN}", "org.cooperllm.executorch.DeviceMainKt"]
         command += ["--server", server, "--state", str(state), "--data", str(data), *options]
         return subprocess.Popen(command, text=True, **pipes)

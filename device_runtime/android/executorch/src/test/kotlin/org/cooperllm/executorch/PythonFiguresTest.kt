@@ -82,12 +82,12 @@ class PythonFiguresTest {
         val first = kept.int("first_segment")
         val name = "from segment $first, in a file: ${kept.text("in_file")}"
         for (runs in kept.longs("runs")) {
-            val before = engine.segmentRuns
+            val before = engine.work
             val train: Examples = private.trainFrom(first, engine.core)
             val task = Expansion(null, emptyMap(), engine.bundle.layout).task(task(first, engine.head))
             val found = LocalUpdate(engine.core, { 0.0 }).run(task, train)
             assertArrayEquals(name, kept.doubleList("scalars"), found.scalars.toDoubleArray(), tolerance)
-            assertEquals(name, runs, engine.segmentRuns - before)
+            assertEquals(name, runs, (engine.work - before).runs.sum())
         }
     }
 

@@ -191,7 +191,7 @@ internal class Session(
         val supplies = if (isDirections) prepare(task) else Supplies(null, emptyMap())
         val cost = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
         val finding = stretches.compute(task, supplies, engine, private)
-        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.segmentRuns)
+        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.work.runs.sum())
         return finding.copy(cost = cost)
     }
 

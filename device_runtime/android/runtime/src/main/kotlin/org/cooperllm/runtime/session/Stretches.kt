@@ -47,12 +47,12 @@ internal class Stretches(
         engine: Engine,
         private: PrivateExamples,
     ): Finding {
-        val runsBefore = engine.segmentRuns
+        val before = engine.work
         while (true) {
             val startMs = journal.phase("compute")
             try {
                 val finding = engine.lock.withLock { tasks.carryOut(task, supplies, engine, private, ::mayGoOn) }
-                return finding.copy(segmentRuns = engine.segmentRuns - runsBefore)
+                return finding.copy(work = engine.work - before)
             } catch (stopped: Stopped) {
                 if (!isPaused) throw stopped
             } finally {

@@ -23,7 +23,7 @@ internal data class Finding(
     val evaluation: Evaluation? = null,
     val segmentScores: List<Double> = emptyList(),
     val cost: Cost = Cost.NOTHING,
-    val segmentRuns: Long = 0,
+    val work: SegmentWork = SegmentWork(),
 ) {
     companion object {
         private const val MOST_DETAIL_CHARACTERS = 512
