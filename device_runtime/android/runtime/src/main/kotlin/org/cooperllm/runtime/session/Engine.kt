@@ -78,10 +78,9 @@ internal class Engine(
     val hasBranches: Boolean get() = core.chain.hasAuxiliaries()
     val hasHeadGradient: Boolean get() = core.chain.head.hasGradient
 
-    /** Segments run since the engine was made. */
-    val segmentRuns: Long get() =
-        core.chain.counters.segmentRuns
-            .sum()
+    /** What was run since the engine was made. */
+    val work: SegmentWork get() =
+        core.chain.counters.let { SegmentWork(it.segmentRuns.toList(), it.segmentNs.toList()) }
 
     /** Examples as this bundle sees them. */
     fun privateExamples(examples: Iterable<Example>): PrivateExamples =

@@ -145,7 +145,7 @@ internal class Journal(
     }
 
     /** The timing of a report: bytes are counted from the timing before this one. */
-    fun timing(segmentRuns: Long): Timing {
+    fun timing(work: SegmentWork): Timing {
         val down = traffic.downlinkBytes
         val up = traffic.uplinkBytes
         val timing =
@@ -154,7 +154,8 @@ internal class Journal(
                 .addAllSpans(spans)
                 .setDownlinkBytes(down - countedDown)
                 .setUplinkBytes(up - countedUp)
-                .setSegmentRuns(segmentRuns)
+                .setSegmentRuns(work.runs.sum())
+                .addAllSegmentMs(work.runMs.map { it.toFloat() })
                 .build()
         countedDown = down
         countedUp = up

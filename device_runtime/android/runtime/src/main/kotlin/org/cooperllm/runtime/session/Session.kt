@@ -217,7 +217,7 @@ internal class Session(
             } finally {
                 journal.span("compute", computeMs)
             }
-        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.segmentRuns)
+        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.work.runs.sum())
         return finding.copy(cost = cost)
     }
 

@@ -23,7 +23,7 @@ internal data class Finding(
     val evaluation: Evaluation? = null,
     val segmentScores: List<Double> = emptyList(),
     val cost: Cost = Cost.NOTHING,
-    val segmentRuns: Long = 0,
+    val work: SegmentWork = SegmentWork(),
 ) {
     companion object {
         private const val MOST_DETAIL_CHARACTERS = 512
@@ -105,14 +105,14 @@ internal class Tasks(
         private: PrivateExamples,
         goOn: () -> Boolean,
     ): Finding {
-        val runsBefore = engine.segmentRuns
+        val before = engine.work
         val finding =
             when (task.kindCase) {
                 Task.KindCase.EVALUATE -> evaluate(task.evaluate, engine, private)
                 Task.KindCase.SCORE_SEGMENTS -> score(task.scoreSegments, engine, private)
                 else -> runDirections(task, supplies, engine, private, goOn)
             }
-        return finding.copy(segmentRuns = engine.segmentRuns - runsBefore)
+        return finding.copy(work = engine.work - before)
     }
 
     private fun allowance(

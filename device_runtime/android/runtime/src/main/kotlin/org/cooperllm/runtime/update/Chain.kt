@@ -90,7 +90,10 @@ internal class Chain(
     ): Value {
         counters.segmentRuns[segment]++
         segmentInputs[segment][0] = from
-        return hiddenOf(segmentNames[segment], segmentInputs[segment])
+        return checked(
+            segmentNames[segment],
+            counters.timed(program, segmentNames[segment], segmentInputs[segment], segment),
+        )
     }
 
     /** Runs a segment's adapters without its frozen part; without such a method, the identity. */
@@ -102,7 +105,10 @@ internal class Chain(
         if (auxiliaryInputs.isEmpty()) auxiliaryInputs = Array(shape.segments) { arrayOf(from) + tensors[it] }
         counters.auxiliaryRuns[segment]++
         auxiliaryInputs[segment][0] = from
-        return hiddenOf(auxiliaryNames[segment], auxiliaryInputs[segment])
+        return checked(
+            auxiliaryNames[segment],
+            counters.timed(program, auxiliaryNames[segment], auxiliaryInputs[segment]),
+        )
     }
 
     private fun bindAdapter(segment: Int): Array<Value> {
@@ -116,11 +122,11 @@ internal class Chain(
         }
     }
 
-    private fun hiddenOf(
+    /** The hidden state that a method gave, and nothing beside it. */
+    private fun checked(
         method: String,
-        inputs: Array<Value>,
+        outputs: Array<Value>,
     ): Value {
-        val outputs = counters.timed(program, method, inputs)
         if (outputs.size != 1 || !isHidden(outputs[0])) throw misfit(method, "it gives no hidden state")
         return outputs[0]
     }
