@@ -66,7 +66,9 @@ def service(session: Session, folder: Path) -> Iterator[str]:
     table = {"name": "sorted", "bundle": str(session.bundle), "public": str(session.public)}
     table |= {"evaluate_every_rounds": 0, "retry_min_ms": 50, "retry_max_ms": 150} | session.settings
     job = folder / "job.toml"
-    job.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()), encoding="utf-8")
+    job.write_text(
+        "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()), encoding="utf-8"
+    )
     command = [sys.executable, "-m", "cooperllm", "serve", "--job", str(job), "--format", "json"]
     command += ["--grpc-port", "0", "--http-port", "0", "--data-dir", str(folder / "cloud")]
     with _process(command, stdout=subprocess.PIPE) as running:
@@ -86,7 +88,7 @@ def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]
 def run(session: Session, folder: Path, screens: Path | None = None) -> list[str]:
     """Build the app, run it in the session beside the other devices, answer what it printed.
 
-    Raises AssertionError, with what the app's test said, when something on its screens is not as it should be.
+    Raises AssertionError, with what the app's test said, when its screens are not as they should be.
     """
     JvmDevice.built()
     notes = write_examples(folder / "notes.tsv", list(session.notes))
@@ -96,7 +98,8 @@ def run(session: Session, folder: Path, screens: Path | None = None) -> list[str
             data = write_examples(folder / f"other-{number}.tsv", list(examples))
             command = [sys.executable, "-m", "cooperllm", "device", "--server", server, "--data", str(data)]
             command += ["--state", str(folder / f"other-{number}"), "--until-finished"]
-            running.enter_context(_process(command, stdout=subprocess.DEVNULL))
+            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            running.enter_context(_process(command, **silent))
         properties = {"server": server, "notes": notes, "screens": screens.resolve() if screens else ""}
         done = _app(properties, folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +107,7 @@ def run(session: Session, folder: Path, screens: Path | None = None) -> list[str
 
 
 def figures(said: list[str]) -> dict[str, int]:
-    """What the app's last screens showed: notes checked, right at first and now; messages, numbers and bytes sent."""
+    """What its last screens showed: notes checked, right at first and now; messages, numbers, bytes sent."""
     line = next(line for line in said if "shown: " in line)
     words = line.split("shown: ")[1].split()
     return {name: int(value) for name, value in (word.split("=") for word in words)}
@@ -114,11 +117,13 @@ def _app(properties: dict[str, object], folder: Path) -> subprocess.CompletedPro
     """The app's test in a virtual machine of its own, with the options that Maven gives its tests."""
     fetched = (_MODULE / "test-classpath.txt").read_text().strip()
     entries = [_MODULE / "test-classes", _MODULE / "classes", _TOOLS / "monitor.jar"]
-    command = ["java", "-Xmx1g", f"-Djava.io.tmpdir={folder}", "-cp", os.pathsep.join([*map(str, entries), fetched])]
+    classpath = os.pathsep.join([*map(str, entries), fetched])
+    command = ["java", "-Xmx1g", f"-Djava.io.tmpdir={folder}", "-cp", classpath]
     for package in ("lang", "util", "net"):
         command += ["--add-opens", f"java.base/java.{package}=ALL-UNNAMED"]
     command += ["-Drobolectric.conscryptMode=OFF", "-Drobolectric.offline=true"]
-    command += [f"-Drobolectric.dependency.dir={_TOOLS / 'robolectric'}", f"-Dexecutorch.twin.library={_TWIN}"]
+    command += [f"-Drobolectric.dependency.dir={_TOOLS / 'robolectric'}"]
+    command += [f"-Dexecutorch.twin.library={_TWIN}"]
     command += [f"-Dcooperllm.{name}={value}" for name, value in properties.items()]
     command += ["org.junit.runner.JUnitCore", "org.cooperllm.demo.RealSessionTest"]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=TIMEOUT_S, check=False)

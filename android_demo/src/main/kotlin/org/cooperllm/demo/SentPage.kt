@@ -82,6 +82,8 @@ internal class SentPage(
         row.find<TextView>(R.id.what).text = context.getString(R.string.sent_what, numbers, size)
         row.find<TextView>(R.id.`when`).text = context.getString(R.string.sent_when, moment, kind)
         row.contentDescription = context.getString(R.string.sent_row_spoken, moment, numbers, size, kind)
+        // The list's own would call a row that does nothing disabled.
+        row.accessibilityDelegate = View.AccessibilityDelegate()
         return row
     }
 

@@ -49,16 +49,19 @@ internal class RealSessionTest {
         TestDemo.server = server
         app.allowPractising()
         controller = Robolectric.buildActivity(MainActivity::class.java).setup()
-        learner.round.wait { it.hasModel == false }
-        pictures.take(controller.get(), "notes_empty_light")
-        writeAndCheckAll(File(System.getProperty("cooperllm.notes").orEmpty()))
-        takePart()
-        practise()
-        lookBack()
-        correctOne()
-        forget()
-        controller.pause().stop().destroy()
-        pictures.write()
+        try {
+            learner.round.wait { it.hasModel == false }
+            pictures.take(controller.get(), "notes_empty_light")
+            writeAndCheckAll(File(System.getProperty("cooperllm.notes").orEmpty()))
+            takePart()
+            practise()
+            lookBack()
+            correctOne()
+            forget()
+        } finally {
+            controller.pause().stop().destroy()
+            pictures.write()
+        }
     }
 
     /** Before there is a sorter on the phone, the user says where each note belongs; the first in the app itself. */
@@ -142,14 +145,19 @@ internal class RealSessionTest {
                 .notes
                 .first()
         settle()
-        part<ListView>(R.id.notes).getChildAt(1).performClick()
+        // The row is bound a moment after the notebook has the note.
+        until {
+            settle()
+            newest().find<TextView>(R.id.text).text == note.text
+        }
+        newest().performClick()
         pictures.take(controller.get(), "notes_open_light")
         RuntimeEnvironment.setFontScale(LARGE)
         change("+port-notnight")
         pictures.take(controller.get(), "notes_open_large")
         RuntimeEnvironment.setFontScale(1f)
         change("+port-notnight")
-        openNote().find<FlowLayout>(R.id.places).getChildAt(1).performClick()
+        newest().find<FlowLayout>(R.id.places).getChildAt(1).performClick()
         val corrected =
             learner.notebook
                 .wait { it.notes.first().label != null }
@@ -159,10 +167,7 @@ internal class RealSessionTest {
     }
 
     /** The newest note's row; above it is the title. */
-    private fun openNote(): View =
-        part<ListView>(R.id.notes).getChildAt(1).also {
-            assertTrue(it.find<FlowLayout>(R.id.places).childCount > 1)
-        }
+    private fun newest(): View = part<ListView>(R.id.notes).getChildAt(1)
 
     private fun forget() {
         runBlocking { learner.forget() }

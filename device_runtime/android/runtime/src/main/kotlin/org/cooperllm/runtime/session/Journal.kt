@@ -44,7 +44,7 @@ internal class Traffic {
 /**
  * Something that happened in a session. Never anything about an example.
  *
- * @property name phase, task, version, computed, report, lost, wait, finished, or progress: [live] has changed
+ * @property name phase, task, version, computed, report, lost, wait, paused, resumed, finished, or progress: [live] has changed
  * @property timeMs the device's clock, milliseconds since 1970
  * @property fields what belongs to it, with the names that the Python device uses
  * @property live where the device stands

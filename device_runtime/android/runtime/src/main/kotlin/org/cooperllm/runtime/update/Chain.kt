@@ -33,10 +33,12 @@ internal class ChainShape(
  * Raises ProgramError where the program has not the methods that the manifest promises: drop the bundle.
  */
 internal class Chain(
-    private val program: Program,
+    opened: Program,
     val shape: ChainShape,
     val layout: Layout,
 ) {
+    private val program = LoadedMethods(opened)
+
     /** The n parameters that the program reads. Keep values on the grid. */
     val adapter: FloatVector = FloatVector.allocate(layout.parameters)
     val counters: Counters = Counters(shape.segments)
@@ -64,6 +66,34 @@ internal class Chain(
 
     /** Whether any can, from a segment on. */
     fun hasAuxiliaries(fromSegment: Int = 0): Boolean = (fromSegment until shape.segments).any { hasAuxiliary(it) }
+
+    /** The methods whose weights are in memory. */
+    val loadedMethods: Set<String> get() = program.names
+
+    /**
+     * Frees all segments outside [firstSegment] .. [exitSegment] - 1, and the auxiliary branches that do not stand behind
+     * them. What is needed again is loaded again when it runs.
+     */
+    fun keepWindow(
+        firstSegment: Int,
+        exitSegment: Int,
+        branches: Boolean = false,
+    ) = unloadExcept(firstSegment until exitSegment, if (branches) exitSegment until shape.segments else IntRange.EMPTY)
+
+    /** Frees all segments before [segment]. */
+    fun unloadBefore(segment: Int) = unloadExcept(segment until shape.segments, 0 until shape.segments)
+
+    /** Frees every method that is none of these segments' or auxiliary branches'; embed and head stay. */
+    private fun unloadExcept(
+        segments: IntRange,
+        auxiliaries: IntRange,
+    ) {
+        val wanted = segments.map { segmentNames[it] } + auxiliaries.map { auxiliaryNames[it] }
+        val isUnwanted = (segmentNames + auxiliaryNames).toSet() - wanted.toSet()
+        if (!program.keepOnly { it !in isUnwanted }) return
+        segmentInputs = emptyArray() // in which outputs of embed were
+        auxiliaryInputs = emptyArray()
+    }
 
     /** Takes a batch, whose labels were checked. Its arrays are copied, its hidden state is not. */
     fun setBatch(batch: Batch) = inputs.set(batch)
