@@ -138,6 +138,8 @@ internal class RealSessionTest {
             RuntimeEnvironment.setFontScale(scale)
             change(qualifiers)
             turnTo(R.id.tab_learning)
+            // The last look's place is kept.
+            part<ScrollView>(R.id.page_learning).scrollTo(0, 0)
             pictures.take(controller.get(), "learning_$look")
             part<ScrollView>(R.id.page_learning).let { it.scrollTo(0, it.getChildAt(0).height) }
             pictures.take(controller.get(), "chart_$look")
