@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.android import ROOT, TWIN
 from cooperllm.simulate import shards
 from cooperllm.simulate.material import Sources, load, write_examples
 from cooperllm.simulate.model_cache import exported_bundle
 from cooperllm.simulate.shards import Sharding
 from device_runtime.examples import Example
-from tests.integration.jvm_device import ROOT, JvmDevice
+from tests.integration.jvm_device import JvmDevice
 
 TIMEOUT_S = 600
 OTHERS = 2
@@ -37,7 +38,6 @@ MINILM = {
 }
 _MODULE = ROOT / "android_demo" / "target"
 _TOOLS = ROOT / "device_runtime" / "android" / "target" / "tools"
-_TWIN = ROOT / "build" / "android_twin" / "libexecutorch_twin.so"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _app(properties: dict[str, object], folder: Path) -> subprocess.CompletedPro
         command += ["--add-opens", f"java.base/java.{package}=ALL-UNNAMED"]
     command += ["-Drobolectric.conscryptMode=OFF", "-Drobolectric.offline=true"]
     command += [f"-Drobolectric.dependency.dir={_TOOLS / 'robolectric'}"]
-    command += [f"-Dexecutorch.twin.library={_TWIN}"]
+    command += [f"-Dexecutorch.twin.library={TWIN}"]
     command += [f"-Dcooperllm.{name}={value}" for name, value in properties.items()]
     command += ["org.junit.runner.JUnitCore", "org.cooperllm.demo.RealSessionTest"]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=TIMEOUT_S, check=False)

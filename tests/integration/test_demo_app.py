@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,12 @@ def _tools() -> None:
 @pytest.mark.ci
 def test_the_app_takes_part_with_a_tiny_program(tiny_task: TinyTask, tmp_path: Path) -> None:
     notes = read_examples(tiny_task.pool)[:24]
-    settings = {"rounds": 3, "cohort_size": 1, "model": str(tiny_task.model), "batch_examples": 8}
+    settings: dict[str, Any] = {
+        "rounds": 3,
+        "cohort_size": 1,
+        "model": str(tiny_task.model),
+        "batch_examples": 8,
+    }
     session = Session(tiny_task.bundle, tiny_task.public, notes, [], settings)
     found = figures(run(session, tmp_path))
     assert found["notes"] == len(notes)

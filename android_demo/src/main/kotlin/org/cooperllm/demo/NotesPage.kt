@@ -13,7 +13,7 @@ import android.widget.TextView
 
 /** The list of notes. One note may be open: its places can be tapped then. */
 internal class NotesPage(
-    list: ListView,
+    private val list: ListView,
     private val onCheck: (id: Long, place: String) -> Unit,
     private val onDelete: (id: Long) -> Unit,
 ) : BaseAdapter() {
@@ -37,10 +37,13 @@ internal class NotesPage(
         notebook: Notebook,
         hasModel: Boolean?,
     ) {
+        // A list keeps its place when a row comes in above it: the note just written would be out of sight.
+        val isWritten = notes.isNotEmpty() && notebook.notes.size > notes.size
         notes = notebook.notes
         top.find<View>(R.id.empty).isShown(notes.isEmpty())
         top.find<View>(R.id.no_sorter).isShown(notes.isNotEmpty() && hasModel == false)
         notifyDataSetChanged()
+        if (isWritten) list.setSelection(0)
     }
 
     override fun getCount() = notes.size

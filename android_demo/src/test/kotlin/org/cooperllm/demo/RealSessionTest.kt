@@ -7,6 +7,9 @@ import android.widget.ListView
 import android.widget.ScrollView
 import android.widget.Switch
 import android.widget.TextView
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
@@ -20,6 +23,8 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 import java.io.File
+import java.util.concurrent.CountDownLatch
+import java.util.concurrent.TimeUnit
 
 /**
  * The app in a real job of a real service, with a real program: what its screens show comes from there.
@@ -100,14 +105,24 @@ internal class RealSessionTest {
         assertEquals(Notice.Finished, learner.round.value.notice)
     }
 
-    /** A picture in the middle of a task: the screen says how many of its tries are done. */
+    /**
+     * A picture in the middle of a task: the screen says how many of its tries are done. The thread that measures waits
+     * for it, since a task takes less time than a picture.
+     */
     private fun takeLive(name: String) {
-        do {
-            learner.round.wait { it.isAtWork && it.live.phase == "compute" && it.live.directionsDone in 1 until it.live.directionsAll }
-            settle()
-            val said = part<TextView>(R.id.tries).text.toString().split(" ")
-        } while (said.first() == "0" || said.first() == said.last())
+        val reached = CountDownLatch(1)
+        val taken = CountDownLatch(1)
+        app.scope.launch(Dispatchers.Unconfined) {
+            learner.round.first { it.isAtWork && it.live.directionsDone in 1 until it.live.directionsAll }
+            reached.countDown()
+            taken.await()
+        }
+        assertTrue("no task came", reached.await(1, TimeUnit.MINUTES))
+        settle()
+        val live = learner.round.value.live
+        assertEquals("${live.directionsDone} of ${live.directionsAll}", part<TextView>(R.id.tries).text.toString())
         pictures.take(controller.get(), name)
+        taken.countDown()
     }
 
     private fun lookBack() {
@@ -123,6 +138,8 @@ internal class RealSessionTest {
             RuntimeEnvironment.setFontScale(scale)
             change(qualifiers)
             turnTo(R.id.tab_learning)
+            // The last look's place is kept.
+            part<ScrollView>(R.id.page_learning).scrollTo(0, 0)
             pictures.take(controller.get(), "learning_$look")
             part<ScrollView>(R.id.page_learning).let { it.scrollTo(0, it.getChildAt(0).height) }
             pictures.take(controller.get(), "chart_$look")
