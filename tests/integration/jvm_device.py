@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from benchmarks.emulated import Emulator
 
 ROOT = Path(__file__).parents[2]
 _MODULE = ROOT / "device_runtime" / "android" / "executorch" / "target"
@@ -19,21 +24,30 @@ class JvmDevice:
     """How its processes are started."""
 
     classpath: str
+    java: str = "java"
+    twin: Path = _TWIN
 
     @staticmethod
     def built() -> JvmDevice:
-        """Builds it by the steps that a newcomer types, without their tests."""
+        """Builds it by the steps that a newcomer types, without their tests. Skips the test where there is no Maven."""
+        for tool in ("mvn", "javac"):
+            if shutil.which(tool) is None:
+                pytest.skip(f"{tool} is not installed: the Kotlin device is not tested here")
         environment = {**os.environ, "PYTHON": sys.executable}
         subprocess.run([ROOT / "scripts" / "android", "--build"], check=True, env=environment)
         entries = [_MODULE / "test-classes", _MODULE / "classes"]
         fetched = (_MODULE / "test-classpath.txt").read_text().strip()
         return JvmDevice(os.pathsep.join([*map(str, entries), fetched]))
 
+    def on(self, emulator: Emulator) -> JvmDevice:
+        """The same classes on the emulated machine's Java, with a twin that was built for it."""
+        return replace(self, java=str(emulator.folder / "java"), twin=emulator.folder / "twin" / _TWIN.name)
+
     def start(
         self, server: str, state: Path, data: Path, *options: str, **pipes: Any
     ) -> subprocess.Popen[str]:
         """A device's process; it ends when the job does. Its events are lines of JSON on its output."""
-        command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-cp", self.classpath]
-        command += [f"-Dexecutorch.twin.library={_TWIN}", "org.cooperllm.executorch.DeviceMainKt"]
+        command = [self.java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-cp", self.classpath]
+        command += [f"-Dexecutorch.twin.library={self.twin}", "org.cooperllm.executorch.DeviceMainKt"]
         command += ["--server", server, "--state", str(state), "--data", str(data), *options]
         return subprocess.Popen(command, text=True, **pipes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,14 +23,6 @@ pytestmark = pytest.mark.ci
 TIMEOUT_S = 120
 MIXED = {"momentum": 0.0, "rounds": 7}
 PREFIXES = {"estimator": "fedspzo", "active_segments": "all", "directions_per_task": 4, "per_prefix": 2}
-
-
-@pytest.fixture(scope="module")
-def jvm() -> JvmDevice:
-    missing = [tool for tool in ("mvn", "javac") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"{missing[0]} is not installed: the Kotlin device is not tested here")
-    return JvmDevice.built()
 
 
 @contextmanager

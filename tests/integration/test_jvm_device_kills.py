@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -47,10 +46,7 @@ def left_by(folder: Path) -> Left:
         return Left(task_id, scalars, pb.Report.FromString(pending) if pending else None)
 
 
-def test_a_kill_at_any_moment_loses_no_finished_direction(tmp_path: Path) -> None:
-    if shutil.which("mvn") is None:
-        pytest.skip("mvn is not installed: the Kotlin device is not tested here")
-    jvm = JvmDevice.built()
+def test_a_kill_at_any_moment_loses_no_finished_direction(tmp_path: Path, jvm: JvmDevice) -> None:
     bundle = open_toy_bundle(tmp_path / "bundle")
     settings = JOB | {"cohort_size": 1, "rounds": 40, "estimator": "isotropic", "active_segments": "all"}
     settings |= {"directions_per_task": 60, "batch_examples": 64, "scale": "none", "lease_s": 60.0}
