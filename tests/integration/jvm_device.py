@@ -29,7 +29,10 @@ class JvmDevice:
 
     @staticmethod
     def built() -> JvmDevice:
-        """Builds it by the steps that a newcomer types, without their tests. Skips the test where there is no Maven."""
+        """Builds it by the steps that a newcomer types, without their tests.
+
+        Skips the test where Maven or a JDK is missing.
+        """
         for tool in ("mvn", "javac"):
             if shutil.which(tool) is None:
                 pytest.skip(f"{tool} is not installed: the Kotlin device is not tested here")
