@@ -41,9 +41,13 @@ class Journal:
         self._told_spans = 0  # of these, already part of an event
         self._counted_bytes = (0, 0)
 
+    def now_ms(self) -> float:
+        """The device's clock, milliseconds since 1970."""
+        return self._time_s() * 1000
+
     def tell(self, name: str, **fields: object) -> float:
         """Tells an event; answers its time in milliseconds."""
-        time_ms = self._time_s() * 1000
+        time_ms = self.now_ms()
         self._on_event(Event(name, time_ms, fields))
         return time_ms
 

@@ -12,9 +12,10 @@ from .holdings import Holdings
 from .journal import Journal
 from .private_examples import PrivateExamples
 from .store import Store
-from .tasks import Finding, account_changes, report_of
+from .tasks import Finding, account_changes, disclosure_entry, report_of
 
 LOST_PAUSE_S = 1.0
+MOST_DISCLOSURES = 128  # every write of the state writes them all
 
 
 class Cloud(Protocol):
@@ -48,9 +49,13 @@ class Outbox:
         state = self._store.state
         report = report_of(task, finding, private, state, self._new_id())
         report.timing.CopyFrom(self._journal.timing(finding.segment_runs, finding.pair_runs))
-        pending = report.SerializeToString().hex()
+        pending = report.SerializeToString()
+        entry = disclosure_entry(task, finding, self._journal.now_ms(), len(pending))
         self._store.update(
-            pending_report=pending, pending_round=task.round, **account_changes(task, finding, state)
+            pending_report=pending.hex(),
+            pending_round=task.round,
+            disclosures=[*state.disclosures, entry][-MOST_DISCLOSURES:],
+            **account_changes(task, finding, state),
         )
         self._store.progress.clear()
 

@@ -60,6 +60,8 @@ class State:
     disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
     evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
     guides: dict[str, list[int]] = field(default_factory=dict)  # those kept: SHA-256 -> segments
+    # What left, oldest first: [ms since 1970, round, kind, scalars, in the head alone, bytes of the report].
+    disclosures: list[list[float | int | str]] = field(default_factory=list)
     writes: int = 0  # how often the state was written: of two copies the newer counts
 
 

@@ -186,6 +186,16 @@ def report_of(
     return report
 
 
+def disclosure_entry(
+    task: pb.Task, finding: Finding, now_ms: float, size_bytes: int
+) -> list[float | int | str]:
+    """What a report of so many bytes tells: an entry of State.disclosures."""
+    evaluated = 0 if finding.evaluation is None else 3  # mean loss, right answers, count
+    scalars = len(finding.scalars) + len(finding.segment_scores) + evaluated
+    kind = task.WhichOneof("kind") or ""
+    return [now_ms, task.round, kind, scalars, finding.disclosure.head_scalars, size_bytes]
+
+
 def account_changes(task: pb.Task, finding: Finding, state: State) -> dict[str, object]:
     """What the state remembers of a finding: what it discloses in its round."""
     changes: dict[str, object] = {}

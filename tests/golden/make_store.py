@@ -38,6 +38,7 @@ def write_store(folder: Path) -> State:
             disclosed={"2": [4, 0], "3": [8, 1]},
             evaluated={"3": "cd" * 32},
             guides={guide: [0, 2]},
+            disclosures=[[1.5e12, 3, "directions", 8, 1, 120]],
         )
     (folder / "lock").unlink()
     for path in list(folder.iterdir()):

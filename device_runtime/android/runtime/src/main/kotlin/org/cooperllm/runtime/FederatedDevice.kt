@@ -1,33 +1,34 @@
 package org.cooperllm.runtime
 
-import kotlinx.coroutines.CancellationException
-import kotlinx.coroutines.Deferred
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.async
 import kotlinx.coroutines.channels.BufferOverflow
-import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.MutableSharedFlow
 import kotlinx.coroutines.flow.SharedFlow
 import kotlinx.coroutines.flow.asSharedFlow
 import kotlinx.coroutines.runBlocking
-import kotlinx.coroutines.sync.Mutex
-import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
 import org.cooperllm.runtime.program.ProgramOpener
 import org.cooperllm.runtime.session.Budget
 import org.cooperllm.runtime.session.DeviceKeys
 import org.cooperllm.runtime.session.Engine
+import org.cooperllm.runtime.session.Evaluation
 import org.cooperllm.runtime.session.Event
+import org.cooperllm.runtime.session.Example
 import org.cooperllm.runtime.session.ExampleSource
 import org.cooperllm.runtime.session.Holdings
+import org.cooperllm.runtime.session.Learned
+import org.cooperllm.runtime.session.Offline
 import org.cooperllm.runtime.session.Outcome
+import org.cooperllm.runtime.session.Personalised
+import org.cooperllm.runtime.session.Practice
 import org.cooperllm.runtime.session.Prediction
 import org.cooperllm.runtime.session.ServiceAddress
 import org.cooperllm.runtime.session.Session
 import org.cooperllm.runtime.session.StoredKeys
 import org.cooperllm.runtime.session.Surroundings
 import org.cooperllm.runtime.session.Transport
+import org.cooperllm.runtime.session.Work
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.text.HuggingFaceTokens
 import org.cooperllm.runtime.text.Tokenizer
@@ -41,16 +42,19 @@ import java.security.SecureRandom
  *     val device = FederatedDevice(folder, ServiceAddress("cloud.example:50051"), myExamples, ExecuTorchProgram)
  *     device.runOnce()                             // a turn: hands in what is pending, or gets a task and does it
  *     device.predict(listOf("wake me at seven"))   // with what was learned so far, without a network
+ *     device.personalise()                         // learns for this device alone
  *     device.stop()
  *     device.forget()                              // deletes key, adapter, bundle and account
  *
- * What leaves the device is numbers, never text, and how many of them [budget] bounds. One object a folder; every
- * function may be called from any thread.
+ * What leaves the device is numbers, never text, and how many of them [budget] bounds; [disclosures] lists them. One
+ * object a folder; every function may be called from any thread. Work in the background is scheduled by
+ * `org.cooperllm.android.TrainingSchedule` on Android, which calls [runOnce]; an app with a scheduler of its own calls it
+ * itself.
  *
  * Raises StoreInUse or StoreError when the folder cannot be used, OptionError for an address that is none.
  *
  * @param folder a folder of its own, in the app's private storage
- * @param address where the service is
+ * @param address where the service is; null for a device that only uses what it holds
  * @param examples the app's labelled examples: see [ExampleSource]
  * @param programs opens programs: on a phone `ExecuTorchProgram`
  * @param budget how much the device is willing to disclose
@@ -62,7 +66,7 @@ public class FederatedDevice
     @JvmOverloads
     constructor(
         folder: File,
-        private val address: ServiceAddress,
+        private val address: ServiceAddress?,
         private val examples: ExampleSource,
         private val programs: ProgramOpener,
         private val budget: Budget = Budget(),
@@ -74,25 +78,12 @@ public class FederatedDevice
         private val keys = keys ?: StoredKeys(store)
         private val events = MutableSharedFlow<Event>(0, MOST_EVENTS_BEHIND, BufferOverflow.DROP_OLDEST)
         private val random = SecureRandom()
-
-        /** Held over a turn, and over everything that must not meet one. */
-        private val working = Mutex()
-        private val gate = Any()
-        private var running: Deferred<Outcome>? = null
-
-        @Volatile
-        private var isStopping = false
-        private var parts: Parts
-
-        private class Parts(
-            val cloud: Transport,
-            val holdings: Holdings,
-            val session: Session,
-        )
+        private val work = Work { session.holdings.engine?.core }
+        private var session: Session
 
         init {
             try {
-                parts = begin()
+                session = begin()
             } catch (error: Throwable) {
                 store.close()
                 throw error
@@ -115,32 +106,7 @@ public class FederatedDevice
          * Raises ServerUnreachable (try again later), ServerRefused (do not), StoreError, BundleError, ProgramError,
          * ExamplesError (correct the source) or Stopped.
          */
-        public suspend fun runOnce(): Outcome =
-            working.withLock {
-                try {
-                    coroutineScope {
-                        val turn = async(Dispatchers.IO) { parts.session.turn() }
-                        synchronized(gate) { running = turn }
-                        try {
-                            turn.await()
-                        } catch (error: CancellationException) {
-                            // Whoever cancelled: what computes must hear of it, too.
-                            parts.holdings.engine
-                                ?.core
-                                ?.stop()
-                            throw if (isStopping) Stopped(STOPPED) else error
-                        }
-                    }
-                } finally {
-                    synchronized(gate) {
-                        running = null
-                        isStopping = false
-                        parts.holdings.engine
-                            ?.core
-                            ?.resume()
-                    }
-                }
-            }
+        public suspend fun runOnce(): Outcome = work.stoppable { session.turn() }
 
         /**
          * Turn after turn, with the pauses that the cloud asks for, until the job is over. Raises as [runOnce].
@@ -148,7 +114,7 @@ public class FederatedDevice
          * The examples are asked for anew at its beginning.
          */
         public suspend fun runUntilFinished() {
-            working.withLock { parts.session.forgetExamples() }
+            refreshExamples()
             while (true) {
                 val outcome = runOnce()
                 if (outcome.isFinished) return
@@ -157,45 +123,78 @@ public class FederatedDevice
         }
 
         /**
-         * Ends the turn that is under way, if any, within one segment of a computation: its [runOnce] raises Stopped. No
-         * finished direction is lost, and the adapter is as it was.
+         * Ends the turn or the personalising that is under way, if any: its call raises Stopped. A group of quick directions
+         * ends by itself within 0.2 s; what takes longer ends within one segment of a computation.
+         *
+         * No finished direction is lost, and the adapter is as it was.
          */
-        public fun stop() {
-            synchronized(gate) {
-                val turn = running ?: return
-                isStopping = true
-                parts.holdings.engine
-                    ?.core
-                    ?.stop()
-                turn.cancel()
-            }
-        }
+        public fun stop(): Unit = work.stop()
 
         /** Lets the session ask for the examples anew, because they changed. */
-        public suspend fun refreshExamples(): Unit = working.withLock { parts.session.forgetExamples() }
+        public suspend fun refreshExamples(): Unit = work.alone { session.forgetExamples() }
 
         /**
          * The classes of texts, by the adapter version that the device holds; works without a network. Waits for a
          * computation under way.
          *
+         * With [usePersonal] the private adapter answers, where [personalise] made one for this bundle.
+         *
          * Raises BundleError while the device holds no bundle: [runOnce] fetches it with the first task.
          * UnsupportedTask where the model answers in words and sorts no texts into classes.
          */
-        public suspend fun predict(texts: List<String>): List<Prediction> =
-            withContext(Dispatchers.IO) { withEngine { Prediction.of(it, texts) } }
+        @JvmOverloads
+        public suspend fun predict(
+            texts: List<String>,
+            usePersonal: Boolean = true,
+        ): List<Prediction> = withContext(Dispatchers.IO) { session.learned.predict(texts, usePersonal) }
 
         /**
-         * Stops, and deletes everything that was stored: key, adapter, bundle, guides, account of disclosures. To the
-         * cloud, this device is a new one from then on.
+         * How well the adapter that the device holds does on examples; works without a network, and the numbers stay here.
+         * Waits for a computation under way.
+         *
+         * With [usePersonal] it is the private adapter, where [personalise] made one for this bundle. Examples with a label
+         * outside the classes are left out.
+         *
+         * Raises BundleError while the device holds no bundle, NotEnoughExamples when none has a known label,
+         * LossNotFinite.
+         */
+        @JvmOverloads
+        public suspend fun evaluate(
+            examples: List<Example>,
+            usePersonal: Boolean = true,
+        ): Evaluation = withContext(Dispatchers.IO) { session.learned.evaluate(examples, usePersonal) }
+
+        /**
+         * Learns from this device's examples alone, for this device alone: a private adapter on top of the shared one, which
+         * stays as it is. Nothing of it is ever reported. A later call goes on where the last one ended.
+         *
+         * Waits for a turn under way; works without a network. [progress] tells of it in the phase "personalise".
+         *
+         * Raises NotEnoughExamples with fewer than 8 to learn from, BundleError while the device holds no bundle,
+         * OptionError, ExamplesError, LossNotFinite (use a smaller epsilon) or Stopped: nothing was changed.
+         */
+        @JvmOverloads
+        public suspend fun personalise(practice: Practice = Practice()): Personalised =
+            work.stoppable { session.personalise(practice) }
+
+        /** Deletes what personalising changed, and nothing else. Waits for a personalising under way. */
+        public suspend fun forgetPersonal(): Unit = withContext(Dispatchers.IO) { session.learned.forgetPersonal() }
+
+        /** What left this device about its examples, a report each, newest first: the last 128. */
+        public fun disclosures(): List<Disclosure> = store.state.disclosures.asReversed()
+
+        /**
+         * Stops, and deletes everything that was stored: key, adapter, bundle, guides, what was personalised, account of
+         * disclosures. To the cloud, this device is a new one from then on.
          */
         public suspend fun forget() {
             stop()
-            working.withLock {
+            work.alone {
                 withContext(Dispatchers.IO) {
-                    end()
+                    session.close()
                     keys.forget()
                     store.forget()
-                    parts = begin()
+                    session = begin()
                 }
             }
         }
@@ -203,46 +202,24 @@ public class FederatedDevice
         /** Stops, waits for what is under way to end, and gives folder and memory back. The object is of no use afterwards. */
         override fun close() {
             stop()
-            runBlocking {
-                working.withLock { end() }
-            }
+            runBlocking { work.alone { session.close() } }
             store.close()
         }
 
-        private suspend fun withEngine(action: (Engine) -> List<Prediction>): List<Prediction> {
-            while (true) {
-                val sha256 = parts.holdings.bundleSha256()
-                if (sha256.isEmpty()) {
-                    throw BundleError("this device holds no bundle yet: runOnce() fetches it with a task")
-                }
-                val engine = parts.holdings.load(sha256)
-                // Another bundle may have come while this waited.
-                engine.lock.withLock { if (!engine.isClosed) return action(engine) }
-            }
-        }
-
-        private suspend fun end() {
-            parts.session.forgetExamples()
-            parts.cloud.close()
-            parts.holdings.closeEngine()
-        }
-
         /** Everything that depends on the key: made at the start, and anew after forget(). */
-        private fun begin(): Parts {
-            val cloud = Transport(address, keys.signer())
+        private fun begin(): Session {
+            val cloud = if (address == null) Offline() else Transport(address, keys.signer())
             val holdings = Holdings(store, cloud) { Engine(it, programs, tokenizers, threads) }
             val surroundings =
                 Surroundings(
                     uniform = { low, high -> low + random.nextDouble() * (high - low) },
                     gauss = { random.nextGaussian() },
-                    goOn = { !isStopping },
+                    goOn = work::goesOn,
                 )
-            val session = Session(cloud, store, holdings, examples, surroundings, budget) { events.tryEmit(it) }
-            return Parts(cloud, holdings, session)
+            return Session(cloud, store, holdings, examples, surroundings, budget) { events.tryEmit(it) }
         }
 
         private companion object {
             const val MOST_EVENTS_BEHIND = 1024
-            const val STOPPED = "stopped: call again to go on"
         }
     }

@@ -1,11 +1,14 @@
 package org.cooperllm.runtime.session
 
+import org.cooperllm.protos.Task
 import org.cooperllm.runtime.BudgetExceeded
+import org.cooperllm.runtime.Disclosure
 import org.cooperllm.runtime.store.State
 
 /** The account of what left, by round: kept in the state, written in the same moment as the report that discloses. */
 internal object Account {
     private const val ROUNDS_REMEMBERED = 64
+    private const val OF_AN_EVALUATION = 3
 
     /**
      * What a round has cost so far: scalars, and of these the head's alone.
@@ -34,6 +37,24 @@ internal object Account {
         }
     }
 
+    /** What a report of so many bytes about a finding tells. */
+    fun disclosure(
+        task: Task,
+        finding: Finding,
+        whenMs: Double,
+        bytesSent: Int,
+    ): Disclosure {
+        val evaluated = if (finding.evaluation == null) 0 else OF_AN_EVALUATION
+        return Disclosure(
+            whenMs,
+            task.round,
+            task.kindCase.name.lowercase(),
+            finding.scalars.size + finding.segmentScores.size + evaluated,
+            finding.cost.headScalars.toInt(),
+            bytesSent,
+        )
+    }
+
     /** The state with what a finding discloses in its round; only the newest rounds are kept. */
     fun charge(
         state: State,
@@ -41,12 +62,12 @@ internal object Account {
         finding: Finding,
     ): State {
         var charged = state
-        if (finding.disclosure != Disclosure.NOTHING) {
+        if (finding.cost != Cost.NOTHING) {
             val before = state.disclosed[round.toString()] ?: listOf(0, 0)
             val now =
                 listOf(
-                    before[0] + finding.disclosure.scalars.toInt(),
-                    before[1] + finding.disclosure.headScalars.toInt(),
+                    before[0] + finding.cost.scalars.toInt(),
+                    before[1] + finding.cost.headScalars.toInt(),
                 )
             val all = state.disclosed + (round.toString() to now)
             val newest = all.keys.sortedBy { it.toLong() }.takeLast(ROUNDS_REMEMBERED)

@@ -64,12 +64,12 @@ public class Budget
     }
 
 /** How many scalars a task asks for, and how many of them count as the head's alone. */
-internal data class Disclosure(
+internal data class Cost(
     val scalars: Long,
     val headScalars: Long,
 ) {
     companion object {
-        val NOTHING = Disclosure(0, 0)
+        val NOTHING = Cost(0, 0)
     }
 }
 
@@ -96,7 +96,7 @@ internal class Allowance(
     }
 
     /** Raises BudgetExceeded when the round would disclose too many. */
-    fun checkScalars(wanted: Disclosure) {
+    fun checkScalars(wanted: Cost) {
         if (disclosed[0] + wanted.scalars > limit) {
             throw BudgetExceeded(
                 "${wanted.scalars} scalars asked, ${disclosed[0]} disclosed in this round, limit $limit: ask for fewer",
@@ -115,7 +115,7 @@ internal class Allowance(
         task: ScoreSegmentsTask,
         segments: Int,
         trainExamples: Int,
-    ): Disclosure {
+    ): Cost {
         if (disclosed[0] + segments > limit) {
             throw BudgetExceeded(
                 "$segments segment scores asked, ${disclosed[0]} scalars disclosed in this round, limit $limit: " +
@@ -124,7 +124,7 @@ internal class Allowance(
         }
         checkBatch(task.batchExamples)
         checkExamples(trainExamples, "training")
-        return Disclosure(segments.toLong(), 0)
+        return Cost(segments.toLong(), 0)
     }
 
     /** Raises NotEnoughExamples when a number about these examples would say too much about each of them. */
@@ -152,7 +152,7 @@ internal class Allowance(
     private fun disclosureOf(
         task: DirectionsTask,
         head: Int,
-    ): Disclosure {
+    ): Cost {
         val guideSegments = task.guidesList.associate { it.sha256 to it.segmentsList.toSet() }
         val directions = task.stepsList.flatMap { it.directionsList }
         val ofHead =
@@ -165,7 +165,7 @@ internal class Allowance(
                         )
                 }
             }
-        return Disclosure(directions.sumOf { countOf(it) }, ofHead.sumOf { countOf(it) })
+        return Cost(directions.sumOf { countOf(it) }, ofHead.sumOf { countOf(it) })
     }
 }
 

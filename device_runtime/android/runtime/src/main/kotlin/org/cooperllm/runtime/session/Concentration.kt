@@ -55,7 +55,7 @@ internal class Concentration(
      * Counts the task's scalars by where the energy of their directions lies. Raises BudgetExceeded where a direction is
      * concentrated on too few parameters, or repeats noise: report it, nothing was disclosed.
      */
-    fun weigh(): Disclosure {
+    fun weigh(): Cost {
         checkNoise()
         var scalars = 0L
         var headScalars = 0L
@@ -68,7 +68,7 @@ internal class Concentration(
             scalars += countOf(direction)
             if (ofHead) headScalars += countOf(direction)
         }
-        return Disclosure(scalars, headScalars)
+        return Cost(scalars, headScalars)
     }
 
     private fun forms(): List<Pair<Direction, Form>> =

@@ -69,6 +69,12 @@ internal class Engine(
         }
     }
 
+    /** What it takes. */
+    val memory = Memory(bundle)
+
+    /** The number of parameters of every segment, the head's last. */
+    val segmentCounts: List<Int> = (0..head).map { bundle.layout.segmentCount(it) }
+
     val hasBranches: Boolean get() = core.chain.hasAuxiliaries()
     val hasHeadGradient: Boolean get() = core.chain.head.hasGradient
 
@@ -80,6 +86,12 @@ internal class Engine(
     /** Examples as this bundle sees them. */
     fun privateExamples(examples: Iterable<Example>): PrivateExamples =
         PrivateExamples(examples, knownLabels, encoder, bundle.manifest.chain.batchExamples, bundle.manifest.text)
+
+    /** Examples to evaluate on, all of them, without those whose label is outside the classes. */
+    fun exampleSet(examples: List<Example>): ExampleSet {
+        val known = examples.filter { knownLabels == null || it.label in knownLabels }
+        return ExampleSet(known, knownLabels, encoder, bundle.manifest.chain.batchExamples, bundle.manifest.text)
+    }
 
     /**
      * The head's logits of every text, one value a class. Hold [lock].

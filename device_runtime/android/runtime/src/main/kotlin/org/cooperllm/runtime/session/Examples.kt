@@ -1,5 +1,7 @@
 package org.cooperllm.runtime.session
 
+import org.cooperllm.runtime.CooperLLMError
+import org.cooperllm.runtime.ExamplesError
 import org.cooperllm.runtime.bundle.TextRules
 import org.cooperllm.runtime.text.PaddedTexts
 import org.cooperllm.runtime.text.TextEncoder
@@ -27,6 +29,16 @@ public fun interface ExampleSource {
      */
     public fun examples(classNames: List<String>?): List<Example>
 }
+
+/** All examples; what the app's own code throws must not look like an error of ours. Raises ExamplesError. */
+internal fun ExampleSource.ask(classNames: List<String>?): List<Example> =
+    try {
+        examples(classNames)
+    } catch (error: CooperLLMError) {
+        throw error
+    } catch (error: Exception) {
+        throw ExamplesError("the example source failed with ${error.javaClass.simpleName}: correct it", error)
+    }
 
 /**
  * All of a device's examples, ready for tasks: [train] and [heldOut] (a tenth, by hash of the text) hold distinct ones.

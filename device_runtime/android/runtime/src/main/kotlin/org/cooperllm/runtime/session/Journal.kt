@@ -17,42 +17,71 @@ internal class Traffic {
     @Volatile
     var downloadBytesPerS: Double = 0.0
 
-    @Synchronized
+    /** Called when much arrived since the last time. */
+    @Volatile
+    var onArrival: () -> Unit = {}
+    private var toldBytes = 0L
+
     fun received(sizeBytes: Long) {
-        downlinkBytes += sizeBytes
+        val isMuch =
+            synchronized(this) {
+                downlinkBytes += sizeBytes
+                (downlinkBytes - toldBytes >= MUCH_BYTES).also { if (it) toldBytes = downlinkBytes }
+            }
+        if (isMuch) onArrival()
     }
 
     @Synchronized
     fun sent(sizeBytes: Long) {
         uplinkBytes += sizeBytes
     }
+
+    private companion object {
+        const val MUCH_BYTES = 256L * 1024
+    }
 }
 
 /**
  * Something that happened in a session. Never anything about an example.
  *
- * @property name phase, task, version, computed, report, lost, wait or finished
+ * @property name phase, task, version, computed, report, lost, wait, finished, or progress: [live] has changed
  * @property timeMs the device's clock, milliseconds since 1970
  * @property fields what belongs to it, with the names that the Python device uses
+ * @property live where the device stands
  */
 public class Event(
     public val name: String,
     public val timeMs: Double,
     public val fields: Map<String, Any>,
+    public val live: Live = Live(),
 ) {
     override fun toString(): String = "$name $fields"
 }
 
-/** Spans since the last report that was acknowledged, and what to tell about them. [clockMs] is since 1970. */
+/**
+ * Spans since the last report that was acknowledged, and what to tell about them. [clockMs] is since 1970; [engineBytes]
+ * is what the loaded bundle takes.
+ */
 internal class Journal(
     private val traffic: Traffic,
     private val onEvent: (Event) -> Unit,
     private val clockMs: () -> Double,
+    private val engineBytes: () -> Long = { 0 },
 ) {
     private var spans = mutableListOf<Span>()
     private var toldSpans = 0 // of these, already part of an event
     private var countedDown = 0L
     private var countedUp = 0L
+
+    @Volatile
+    private var live = Live()
+
+    init {
+        traffic.onArrival = { tell("progress") }
+    }
+
+    /** The device's clock. */
+    fun nowMs(): Double = clockMs()
 
     /** Tells an event; answers its time in milliseconds. */
     fun tell(
@@ -60,12 +89,41 @@ internal class Journal(
         vararg fields: Pair<String, Any>,
     ): Double {
         val timeMs = clockMs()
-        onEvent(Event(name, timeMs, mapOf(*fields)))
+        val now =
+            live.copy(
+                uplinkBytes = traffic.uplinkBytes,
+                downlinkBytes = traffic.downlinkBytes,
+                engineBytes = engineBytes(),
+                residentBytes = Memory.residentBytes(),
+            )
+        onEvent(Event(name, timeMs, mapOf(*fields), now))
         return timeMs
     }
 
     /** Tells that a phase begins; answers when, in milliseconds. */
-    fun phase(name: String): Double = tell("phase", "phase" to name)
+    fun phase(name: String): Double {
+        live = live.copy(phase = name)
+        return tell("phase", "phase" to name)
+    }
+
+    /** Tells how many directions of the task under way are done. */
+    fun measured(
+        done: Int,
+        all: Int,
+    ) {
+        live = live.copy(directionsDone = done, directionsAll = all)
+        tell("progress", "directions_done" to done, "directions" to all)
+    }
+
+    /** Tells of a task: none of its directions is done. */
+    fun task(
+        taskId: String,
+        round: Long,
+        kind: String,
+    ) {
+        live = live.copy(directionsDone = 0, directionsAll = 0)
+        tell("task", "task_id" to taskId, "round" to round, "kind" to kind)
+    }
 
     /** Notes that something that began at [startMs] has just ended. */
     fun span(

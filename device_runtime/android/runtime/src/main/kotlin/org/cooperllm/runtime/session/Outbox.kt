@@ -7,6 +7,7 @@ import org.cooperllm.runtime.NotEnrolled
 import org.cooperllm.runtime.ServerRefused
 import org.cooperllm.runtime.TaskLost
 import org.cooperllm.runtime.VersionRefused
+import org.cooperllm.runtime.store.State
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.zo.toHex
 
@@ -33,14 +34,16 @@ internal class Outbox(
         private: PrivateExamples?,
     ) {
         val report = Tasks.reportOf(task, finding, private, store.state, newId())
-        val pending =
-            report
-                .setTiming(journal.timing(finding.segmentRuns))
-                .build()
-                .toByteArray()
-                .toHex()
+        val pending = report.setTiming(journal.timing(finding.segmentRuns)).build().toByteArray()
+        val told = Account.disclosure(task, finding, journal.nowMs(), pending.size)
         store.update {
-            Account.charge(it, task.round, finding).copy(pendingReport = pending, pendingRound = task.round)
+            Account
+                .charge(it, task.round, finding)
+                .copy(
+                    pendingReport = pending.toHex(),
+                    pendingRound = task.round,
+                    disclosures = (it.disclosures + told).takeLast(State.MOST_DISCLOSURES),
+                )
         }
         store.progress.clear()
     }

@@ -10,8 +10,6 @@ import org.cooperllm.protos.Task
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.BadArtifact
 import org.cooperllm.runtime.BundleError
-import org.cooperllm.runtime.CooperLLMError
-import org.cooperllm.runtime.ExamplesError
 import org.cooperllm.runtime.NotEnrolled
 import org.cooperllm.runtime.ServerRefused
 import org.cooperllm.runtime.TaskLost
@@ -56,20 +54,24 @@ internal class Surroundings(
  * written down when it ended is done again: before a report leaves, it lies on disk, together with what it discloses.
  *
  * [onEvent] gets every event in order: phase (enroll, check_in, fetch, version, guides, compute, report), task, version,
- * computed, report, lost, wait, finished.
+ * computed, report, lost, wait, progress, finished.
  */
 internal class Session(
     private val cloud: Cloud,
     private val store: Store,
-    private val holdings: Holdings,
+    val holdings: Holdings,
     private val source: ExampleSource,
     private val surroundings: Surroundings,
     private val budget: Budget = Budget(),
     onEvent: (Event) -> Unit = {},
 ) {
-    private val journal = Journal(cloud.traffic, onEvent, surroundings.clockMs)
+    private val journal =
+        Journal(cloud.traffic, onEvent, surroundings.clockMs) { holdings.engine?.memory?.neededBytes ?: 0 }
     private val outbox = Outbox(cloud, store, holdings, journal, surroundings.uniform, surroundings.newId)
-    private val tasks = Tasks(store, budget, surroundings.gauss)
+    private val tasks = Tasks(store, budget, surroundings.gauss, journal::measured)
+
+    /** The adapters in use. */
+    val learned = Learned(store, holdings, source)
     private var isEnrolled = false
     private var private: PrivateExamples? = null
     private var privateOf: Engine? = null
@@ -89,6 +91,21 @@ internal class Session(
             isEnrolled = false
             oneTurn()
         }
+
+    /** Learns for this device alone: see FederatedDevice.personalise. */
+    suspend fun personalise(practice: Practice): Personalised {
+        journal.phase("personalise")
+        return learned.personalise(practice, surroundings.goOn) { steps, loss ->
+            journal.tell("progress", "steps_done" to steps, "steps" to practice.steps, "loss" to loss)
+        }
+    }
+
+    /** Lets go of the program, the connection and all that was kept of the examples. */
+    suspend fun close() {
+        forgetExamples()
+        cloud.close()
+        holdings.closeEngine()
+    }
 
     /** Asks the source anew at the next check-in, and lets go of all that was kept of the examples. */
     fun forgetExamples() {
@@ -142,17 +159,7 @@ internal class Session(
     private fun trainExamples(): Int =
         private?.train?.count
             ?: guessedExamples
-            ?: PrivateExamples.countTraining(examples(null)).also { guessedExamples = it }
-
-    /** What the app's own code throws must not look like an error of ours. */
-    private fun examples(classNames: List<String>?): List<Example> =
-        try {
-            source.examples(classNames)
-        } catch (error: CooperLLMError) {
-            throw error
-        } catch (error: Exception) {
-            throw ExamplesError("the example source failed with ${error.javaClass.simpleName}: correct it", error)
-        }
+            ?: PrivateExamples.countTraining(source.ask(null)).also { guessedExamples = it }
 
     private fun wait(window: RetryWindow): Outcome {
         val longestMs = maxOf(window.minMs, window.maxMs)
@@ -174,7 +181,7 @@ internal class Session(
     }
 
     private suspend fun work(task: Task): Outcome {
-        journal.tell("task", "task_id" to task.taskId, "round" to task.round, "kind" to task.kindCase.name.lowercase())
+        journal.task(task.taskId, task.round, task.kindCase.name.lowercase())
         val finding =
             try {
                 find(task) ?: return Outcome()
@@ -202,7 +209,7 @@ internal class Session(
         val permitted = tasks.permit(task, engine, examples)
         val isDirections = task.kindCase == Task.KindCase.DIRECTIONS
         val supplies = if (isDirections) prepare(task) else Supplies(null, emptyMap())
-        val disclosure = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
+        val cost = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
         val computeMs = journal.phase("compute")
         val finding =
             try {
@@ -211,14 +218,14 @@ internal class Session(
                 journal.span("compute", computeMs)
             }
         journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.segmentRuns)
-        return finding.copy(disclosure = disclosure)
+        return finding.copy(cost = cost)
     }
 
     /** The examples as the engine's bundle sees them: another has tokens and classes of its own. */
     private fun examplesOf(engine: Engine): PrivateExamples {
         private?.let { if (privateOf === engine) return it }
         forgetExamples()
-        val prepared = engine.privateExamples(examples(engine.knownLabels))
+        val prepared = engine.privateExamples(source.ask(engine.knownLabels))
         private = prepared
         privateOf = engine
         return prepared

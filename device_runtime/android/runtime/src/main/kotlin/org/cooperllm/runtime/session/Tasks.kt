@@ -22,7 +22,7 @@ internal data class Finding(
     val examples: Int = 0,
     val evaluation: Evaluation? = null,
     val segmentScores: List<Double> = emptyList(),
-    val disclosure: Disclosure = Disclosure.NOTHING,
+    val cost: Cost = Cost.NOTHING,
     val segmentRuns: Long = 0,
 ) {
     companion object {
@@ -39,12 +39,13 @@ internal data class Finding(
 /**
  * One task, from permission to finding: what the device is asked, whether it will answer, and the answer.
  *
- * [gauss] draws from N(0, 1), from the device's own randomness.
+ * [gauss] draws from N(0, 1), from the device's own randomness. [onMeasured] hears how many directions are done.
  */
 internal class Tasks(
     private val store: Store,
     private val budget: Budget,
     private val gauss: () -> Double,
+    private val onMeasured: (done: Int, all: Int) -> Unit = { _, _ -> },
 ) {
     /**
      * Decides, before anything is fetched or computed for it, whether the device answers a task, and what that discloses.
@@ -55,12 +56,12 @@ internal class Tasks(
         task: Task,
         engine: Engine,
         private: PrivateExamples,
-    ): Disclosure =
+    ): Cost =
         when (task.kindCase) {
             Task.KindCase.DIRECTIONS -> {
                 TaskChecks.check(task.directions, engine.head, engine.hasBranches, engine.hasHeadGradient)
                 allowance(task, engine).checkDirections(task.directions, engine.head, private.train.count)
-                Disclosure.NOTHING // said by permitDirections
+                Cost.NOTHING // said by permitDirections
             }
 
             Task.KindCase.SCORE_SEGMENTS -> {
@@ -71,7 +72,7 @@ internal class Tasks(
                 TaskChecks.checkExit(task.evaluate.exitSegment, engine.head)
                 allowance(task, engine).checkExamples(private.heldOut.count, "held-out")
                 Account.checkEvaluation(task.round, store.state)
-                Disclosure.NOTHING
+                Cost.NOTHING
             }
 
             else -> {
@@ -84,7 +85,7 @@ internal class Tasks(
         task: Task,
         supplies: Supplies,
         engine: Engine,
-    ): Disclosure {
+    ): Cost {
         val wanted = Concentration(task.directions, supplies, engine.bundle.layout, engine.head).weigh()
         allowance(task, engine).checkScalars(wanted)
         return wanted
@@ -126,10 +127,19 @@ internal class Tasks(
         private: PrivateExamples,
         goOn: () -> Boolean,
     ): Finding {
-        val between = Between({ store.progress.add(task.taskId, it) }, goOn)
         val local = Expansion(supplies, engine.bundle.layout).task(task.directions)
         val done = store.progress.of(task.taskId)
+        val all = local.steps.sumOf { it.directions.size }
+        var measured = done.size
+        val keep = { scalars: List<Double> ->
+            store.progress.add(task.taskId, scalars)
+            measured += scalars.size
+            onMeasured(measured, all)
+        }
+        onMeasured(measured, all)
+        val between = Between(keep, goOn)
         val result = LocalUpdate(engine.core, gauss, between).run(local, private.train, done)
+        onMeasured(all, all)
         return Finding(scalars = result.scalars, examples = result.examples)
     }
 

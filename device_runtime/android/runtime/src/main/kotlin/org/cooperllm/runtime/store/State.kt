@@ -6,11 +6,13 @@ import kotlinx.serialization.json.JsonArray
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
+import kotlinx.serialization.json.double
 import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonArray
 import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
 import kotlinx.serialization.json.long
+import org.cooperllm.runtime.Disclosure
 import org.cooperllm.runtime.StoreError
 
 /**
@@ -20,6 +22,7 @@ import org.cooperllm.runtime.StoreError
  * @property disclosed round -> scalars that left, and those of them in the head alone
  * @property evaluated round -> adapter that was evaluated
  * @property guides those kept: SHA-256 -> segments
+ * @property disclosures what left, oldest first; the newest alone are kept
  * @property writes how often the state was written: of two copies the newer counts
  */
 internal data class State(
@@ -31,6 +34,7 @@ internal data class State(
     val disclosed: Map<String, List<Int>> = emptyMap(),
     val evaluated: Map<String, String> = emptyMap(),
     val guides: Map<String, List<Int>> = emptyMap(),
+    val disclosures: List<Disclosure> = emptyList(),
     val writes: Long = 0,
 ) {
     /** One JSON object with the names that the Python device uses. */
@@ -41,6 +45,7 @@ internal data class State(
                 "adapter_version" to JsonPrimitive(adapterVersion),
                 "bundle_sha256" to JsonPrimitive(bundleSha256),
                 "disclosed" to lists(disclosed),
+                "disclosures" to JsonArray(disclosures.map(::entry)),
                 "evaluated" to JsonObject(evaluated.mapValues { JsonPrimitive(it.value) }),
                 "guides" to lists(guides),
                 "pending_report" to JsonPrimitive(pendingReport),
@@ -53,7 +58,23 @@ internal data class State(
     private fun lists(map: Map<String, List<Int>>): JsonObject =
         JsonObject(map.mapValues { (_, numbers) -> JsonArray(numbers.map(::JsonPrimitive)) })
 
+    /** Without names, as there may be many. */
+    private fun entry(of: Disclosure): JsonArray =
+        JsonArray(
+            listOf(
+                JsonPrimitive(of.whenMs),
+                JsonPrimitive(of.round),
+                JsonPrimitive(of.kind),
+                JsonPrimitive(of.scalars),
+                JsonPrimitive(of.headScalars),
+                JsonPrimitive(of.bytesSent),
+            ),
+        )
+
     companion object {
+        /** A report an hour for five days; every write of the state writes them all. */
+        const val MOST_DISCLOSURES: Int = 128
+
         /**
          * Reads what [toBytes] or the Python device wrote. A field of a newer release is not ours to understand; one that
          * is absent has its default.
@@ -72,6 +93,7 @@ internal data class State(
                     disclosed = lists(fields["disclosed"]),
                     evaluated = fields["evaluated"]?.jsonObject.orEmpty().mapValues { text(it.value) },
                     guides = lists(fields["guides"]),
+                    disclosures = fields["disclosures"]?.jsonArray.orEmpty().map { disclosure(it.jsonArray) },
                     writes = number(fields["writes"]),
                 )
             } catch (error: SerializationException) {
@@ -81,12 +103,21 @@ internal data class State(
             }
         }
 
+        private const val ENTRY_FIELDS = 6
+
         private fun text(element: JsonElement?): String = element?.jsonPrimitive?.content.orEmpty()
 
         private fun number(element: JsonElement?): Long = element?.jsonPrimitive?.long ?: 0
 
         private fun lists(element: JsonElement?): Map<String, List<Int>> =
             element?.jsonObject.orEmpty().mapValues { (_, list) -> list.jsonArray.map { it.jsonPrimitive.int } }
+
+        private fun disclosure(entry: JsonArray): Disclosure {
+            if (entry.size < ENTRY_FIELDS) throw IllegalArgumentException("an entry of $ENTRY_FIELDS fields")
+            val (whenMs, round, kind, scalars, headScalars) = entry.map { it.jsonPrimitive }
+            val bytesSent = entry[ENTRY_FIELDS - 1].jsonPrimitive.int
+            return Disclosure(whenMs.double, round.long, kind.content, scalars.int, headScalars.int, bytesSent)
+        }
 
         private fun newer(error: Exception): StoreError =
             StoreError("the state on disk is of a newer release: update the app, or forget everything", error)

@@ -52,7 +52,8 @@ internal class Store(
     /** The finished scalars of the task under way. */
     val progress: Progress
 
-    /** What was last written. */
+    /** What was last written; may be read from any thread. */
+    @Volatile
     var state: State
         private set
 

@@ -86,8 +86,8 @@ class NetworkTest {
             layout,
             head = 1,
         ).weigh()
-        assertEquals(Disclosure(2, 0), weigh(FloatArray(600), FloatArray(100)))
-        assertEquals(Disclosure(2, 2), weigh(FloatArray(600), FloatArray(100) { 50f }))
+        assertEquals(Cost(2, 0), weigh(FloatArray(600), FloatArray(100)))
+        assertEquals(Cost(2, 2), weigh(FloatArray(600), FloatArray(100) { 50f }))
         val one = FloatArray(600).also { it[7] = 1e6f }
         assertThrows(BudgetExceeded::class.java) { weigh(one, FloatArray(100)) }
     }

@@ -37,7 +37,8 @@ internal class World(
         private set
     lateinit var holdings: Holdings
         private set
-    private lateinit var session: Session
+    lateinit var session: Session
+        private set
     private var nowMs = 1000.0
     private var ids = 0
 
@@ -68,8 +69,8 @@ internal class World(
         return runBlocking { session.turn() }
     }
 
-    /** The events since the last look, in short. */
-    fun told(): List<String> = events.map(::short).also { events.clear() }
+    /** The events since the last look, in short; without those of progress, whose number is a matter of speed. */
+    fun told(): List<String> = events.filter { it.name != "progress" }.map(::short).also { events.clear() }
 
     override fun close() = store.close()
 

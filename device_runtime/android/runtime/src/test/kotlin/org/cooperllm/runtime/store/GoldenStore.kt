@@ -1,5 +1,6 @@
 package org.cooperllm.runtime.store
 
+import org.cooperllm.runtime.Disclosure
 import java.io.File
 
 /** The stores in tests/golden/store: what tests.golden.make_store does in Python, done in Kotlin. */
@@ -32,6 +33,7 @@ internal object GoldenStore {
                     disclosed = mapOf("2" to listOf(4, 0), "3" to listOf(8, 1)),
                     evaluated = mapOf("3" to "cd".repeat(32)),
                     guides = mapOf(guide to listOf(0, 2)),
+                    disclosures = listOf(Disclosure(1.5e12, 3, "directions", 8, 1, 120)),
                 )
             }
         }
