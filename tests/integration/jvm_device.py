@@ -50,7 +50,8 @@ class JvmDevice:
         self, server: str, state: Path, data: Path, *options: str, **pipes: Any
     ) -> subprocess.Popen[str]:
         """A device's process; it ends when the job does. Its events are lines of JSON on its output."""
-        command = [self.java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-cp", self.classpath]
+        command = [self.java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-XX:-UsePerfData"]
+        command += ["-cp", self.classpath]
         command += [f"-Dexecutorch.twin.library={self.twin}", "org.cooperllm.executorch.DeviceMainKt"]
         command += ["--server", server, "--state", str(state), "--data", str(data), *options]
         return subprocess.Popen(command, text=True, **pipes)

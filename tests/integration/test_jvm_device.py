@@ -27,13 +27,13 @@ PREFIXES = {"estimator": "fedspzo", "active_segments": "all", "directions_per_ta
 
 @contextmanager
 def device(
-    jvm: JvmDevice, server: str, folder: Path, examples: list[Example], *options: str
+    jvm: JvmDevice, server: str, folder: Path, examples: list[Example], *options: str, **how: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """A Kotlin device that does not outlive its test."""
     data = folder / "kotlin.tsv"
     data.write_text("text\tlabel\n" + "".join(f"{one.text}\t{one.label}\n" for one in examples))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = jvm.start(server, folder / "kotlin", data, "--max-scalars", "64", *options, **pipes)
+    process = jvm.start(server, folder / "kotlin", data, "--max-scalars", "64", *options, **pipes, **how)
     try:
         yield process
     finally:

@@ -30,7 +30,8 @@ internal object Statuses {
     /**
      * The error to raise for a status, by those that federation.proto lists.
      *
-     * DEADLINE_EXCEEDED has two meanings: this device's patience ended ([timedOut]), or the lease did.
+     * DEADLINE_EXCEEDED has two meanings: this device's patience ended ([timedOut]), or the lease of a report did. A
+     * service may end a call by this device's deadline too, a moment before it ends here.
      */
     fun meaningOf(
         method: String,
@@ -39,7 +40,8 @@ internal object Statuses {
     ): Exception {
         distrustOf(status.cause)?.let { return it }
         val detail = oneLine(status.description.orEmpty())
-        val isRepeatable = status.code in REPEATABLE || (status.code == Status.Code.DEADLINE_EXCEEDED && timedOut)
+        val isPatience = timedOut || method != "SendReport"
+        val isRepeatable = status.code in REPEATABLE || (status.code == Status.Code.DEADLINE_EXCEEDED && isPatience)
         if (isRepeatable) {
             val reason = status.cause?.let { " (${oneLine(it.message ?: it.javaClass.simpleName)})" }.orEmpty()
             return Transient("${status.code.name.lowercase()}: $detail$reason", status.cause)
