@@ -30,7 +30,7 @@ from benchmarks.step_inputs import batch_arrays
 from device_runtime.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
-ANDROID = ROOT / "device_runtime" / "android"
+BUILT = ROOT / "device_runtime" / "android" / "executorch" / "target"
 TWIN = ROOT / "build" / "android_twin" / "libexecutorch_twin.so"
 TOKENS = 64
 MAX_OVERHEAD = 0.05
@@ -39,11 +39,10 @@ MAX_ALLOCATED_BYTES = 100_000
 
 def class_path() -> str:
     """The Kotlin device, its tests and what they need. Raises RuntimeError where they are not built."""
-    built = ANDROID / "executorch" / "target"
-    listed = built / "test-classpath.txt"
+    listed = BUILT / "test-classpath.txt"  # written by the build
     if not TWIN.exists() or not listed.exists():
         raise RuntimeError("the Kotlin device is not built: run scripts/android")
-    folders = [built / name for name in ("test-classes", "classes")]
+    folders = [BUILT / name for name in ("test-classes", "classes")]
     return os.pathsep.join([*map(str, folders), listed.read_text().strip()])
 
 
@@ -51,16 +50,6 @@ def describe(bundle: Bundle, folder: Path) -> Path:
     """Write what StepBenchmark.kt reads: the program's shape, the batch, and the adapter beside it."""
     chain, text = bundle.manifest.chain, bundle.manifest.text
     ids, mask, labels, weights = batch_arrays(bundle, TOKENS)
-    tensors = [
-        {
-            "name": t.name,
-            "segment": t.segment,
-            "shape": list(t.shape),
-            "offset": t.offset,
-            "exponent": t.exponent,
-        }
-        for t in bundle.layout.tensors
-    ]
     batch = {"tokens": TOKENS, "labels": labels.tolist(), "weights": weights.tolist()}
     batch |= {"input_ids": ids.ravel().tolist(), "attention_mask": mask.ravel().tolist()}
     described = {
@@ -70,7 +59,7 @@ def describe(bundle: Bundle, folder: Path) -> Path:
         "max_tokens": text.max_tokens,
         "hidden_size": chain.hidden_size,
         "classes": len(bundle.class_names),
-        "layout": tensors,
+        "layout": [asdict(tensor) for tensor in bundle.layout.tensors],
         "batch": batch,
     }
     (folder / "adapter.bin").write_bytes(bundle.adapter.astype("<f4").tobytes())

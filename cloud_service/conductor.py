@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -144,6 +144,7 @@ class Conductor:
                 wanted_scores(self.federation.schedule, number),
             )
             over = one(connection, round_rows, round_rows.c.number == number) is not None
+            split = opening.split_now(connection, self.federation.split)
             if over:
                 connection.execute(sa.update(jobs).values(status="finished"))
         wanted = self.job.wanted_clients if number == 0 else self.job.min_reports
@@ -152,7 +153,7 @@ class Conductor:
             return False
         everybody = [item.client_id for item in known]
         if last:
-            self._commit_opening(number, None, tuple(everybody), None)
+            self._commit_opening(number, None, tuple(everybody), {})
             return True
         cohort = rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
         state = self._state(newest)
@@ -163,16 +164,21 @@ class Conductor:
         whole = opening.settings_of(
             self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )
-        settings = opening.staged(whole, self.federation.schedule, state)
+        settings = opening.staged(opening.divided(whole, split), self.federation.schedule, state)
         of_head = counts_as_head(settings, found, self.preparation.scale(), self.layout)
         settings = replace(settings, counts_as_head=of_head)
         chosen = [item for item in known if item.client_id in cohort]
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
-        self._commit_opening(number, plan, cohort, state)
+        facts = opening.decided(split, self.federation.schedule, state)
+        self._commit_opening(number, plan, cohort, facts)
         return True
 
     def _commit_opening(
-        self, number: int, plan: RoundPlan | None, cohort: tuple[str, ...], state: RoundState | None
+        self,
+        number: int,
+        plan: RoundPlan | None,
+        cohort: tuple[str, ...],
+        facts: Mapping[str, dict[str, Any]],
     ) -> None:
         times = self.federation.times
         name = "" if plan is None else self.artifacts.put(plan.to_bytes())
@@ -189,13 +195,11 @@ class Conductor:
                     connection.execute(sa.update(guides).where(guides.c.round == number).values(sent=True))
             if self._evaluates(number):
                 leases.offer(connection, number, "evaluate", cohort, times)
-            stage = None
-            if state is not None and self.federation.schedule is not None:
-                stage = opening.keep_stage(connection, self.federation.schedule, state)
+            opening.keep_decided(connection, number, facts)
         self._ticked_s = self._clock_s()
         self.federation.metrics.round.set(number)
-        if stage is not None:
-            self.federation.metrics.stage.set(stage)
+        if "stage" in facts:
+            self.federation.metrics.stage.set(facts["stage"]["stage"])
 
     # --- closing -------------------------------------------------------------------------------------------
 

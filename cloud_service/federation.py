@@ -21,6 +21,7 @@ from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
 from cloud_service.plan import RoundPlan
+from cloud_service.split import SplitSettings
 from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
 from cloud_service.store import rounds as round_rows
 from cloud_service.versions import Chain
@@ -54,6 +55,7 @@ class Federation:
     wake: Callable[[], None] = lambda: None
     clock_ms: Callable[[], int] = now_ms
     schedule: ChainSettings | None = None  # of a ChainFed job
+    split: SplitSettings | None = None  # of a FedSPZO job
 
     @property
     def times(self) -> leases.LeaseTimes:

@@ -5,8 +5,8 @@ takes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,9 +17,13 @@ from cloud_service.job import Job
 from cloud_service.leases import MEASURING
 from cloud_service.plan import ClientReport, CohortMember, RoundSettings, RoundState
 from cloud_service.rounds import directions_within
+from cloud_service.split import Split, SplitSettings, decide
 from cloud_service.store import clients, metrics, reports, tasks
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
+
+# Reports whose times decide a split: a few rounds' worth, so that it follows the devices that take part.
+MOST_TIMINGS = 64
 
 
 def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> RoundSettings:
@@ -38,8 +42,6 @@ def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> 
         isotropic_fraction=job.isotropic_fraction,
         paper_form=job.paper_form,
         exact_head=job.exact_head,
-        boundary=job.boundary or 0,
-        per_prefix=job.per_prefix or 1,
         active_segments=tuple(active_segments),
         scale_sha256=bytes.fromhex(scale_sha256),
         local_steps=job.local_steps,
@@ -48,6 +50,39 @@ def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> 
         scalar_clip=job.scalar_clip,
         scalar_noise_std=job.scalar_noise_std,
     )
+
+
+def split_now(connection: Connection, settings: SplitSettings | None) -> Split | None:
+    """How the next round cuts the chain, by the newest reports that are in; None where it does not.
+
+    A closed round takes no report any more, so whoever asks again between two rounds gets the same answer.
+    """
+    if settings is None:
+        return None
+    query = (
+        sa.select(reports.c.body)
+        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        .where(tasks.c.kind == "directions", reports.c.status == pb.REPORT_STATUS_OK)
+        .order_by(reports.c.round.desc(), reports.c.client_id)
+        .limit(MOST_TIMINGS)
+    )
+    bodies = connection.execute(query).scalars()
+    return decide(settings, [pb.Report.FromString(body).timing.segment_ms for body in bodies])
+
+
+def keep_decided(connection: Connection, round_number: int, facts: Mapping[str, dict[str, Any]]) -> None:
+    """Writes down what was decided for a round."""
+    for name, values in facts.items():
+        connection.execute(
+            sa.insert(metrics).values(round=round_number, client_id="", name=name, value=json.dumps(values))
+        )
+
+
+def divided(settings: RoundSettings, split: Split | None) -> RoundSettings:
+    """The settings of a round whose chain is cut so."""
+    if split is None:
+        return settings
+    return replace(settings, boundary=split.boundary, per_prefix=split.per_prefix)
 
 
 def staged(settings: RoundSettings, chain: ChainSettings | None, state: RoundState) -> RoundSettings:
@@ -77,15 +112,15 @@ def stage_at(chain: ChainSettings, state: RoundState) -> tuple[ChainState, Stage
     return now, stage_of(chain, now)
 
 
-def keep_stage(connection: Connection, chain: ChainSettings, state: RoundState) -> int | None:
-    """Writes a round's stage down for operators and answers its number; None in a round that asks for
-    scores.
-    """
-    found = stage_at(chain, state)
-    if found is None:
-        return None
-    now, stage = found
-    facts = {
+def decided(split: Split | None, chain: ChainSettings | None, state: RoundState) -> dict[str, dict[str, Any]]:
+    """What was decided for a round, by name, for operators."""
+    facts = {} if split is None else {"split": asdict(split)}
+    found = None if chain is None else stage_at(chain, state)
+    return facts if found is None else facts | {"stage": _stage_facts(*found)}
+
+
+def _stage_facts(now: ChainState, stage: Stage) -> dict[str, Any]:
+    return {
         "stage": stage.number,
         "stages": stage.count,
         "start": now.start,
@@ -96,10 +131,6 @@ def keep_stage(connection: Connection, chain: ChainSettings, state: RoundState) 
         "rounds": now.rounds,
         "segment_scores": list(now.scores),
     }
-    connection.execute(
-        sa.insert(metrics).values(round=state.version, client_id="", name="stage", value=json.dumps(facts))
-    )
-    return stage.number
 
 
 def member(row: Row[Any]) -> CohortMember:

@@ -128,6 +128,7 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "closed_ms": row.closed_ms,
         "diagnostics": json.loads(row.diagnostics),
         "stage": values.get("stage"),
+        "split": values.get("split"),
         "traffic_bytes": values.get("traffic", {}),
         "evaluation": values.get("evaluation"),
         "device_evaluation": _device_evaluation(connection, row.number),
@@ -174,6 +175,7 @@ def _report(row: Row[Any]) -> dict[str, Any]:
         "uplink_bytes": body.timing.uplink_bytes,
         "segment_runs": body.timing.segment_runs,
         "pair_runs": body.timing.pair_runs,
+        "segment_ms": list(body.timing.segment_ms),
         "spans": [
             {"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms}
             for span in body.timing.spans

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import uvicorn
 
+from cloud_service import chain, split
 from cloud_service.artifacts import Artifacts
 from cloud_service.callers import Callers
-from cloud_service.chain import of_job
 from cloud_service.conductor import Conductor
 from cloud_service.epsilon import doubt
 from cloud_service.federation import Federation
@@ -26,7 +26,6 @@ from cloud_service.http_app import make_app
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.preparation import Preparation, PublicSide
-from cloud_service.split import resolved
 from cloud_service.store import Store
 from device_runtime.bundle import MANIFEST_NAME, PARTS, Bundle
 
@@ -91,7 +90,6 @@ class Service:
         token = options.operator_token or kept_token(options.data_dir / "operator-token")
         artifacts = Artifacts(options.data_dir / "artifacts")
         keep_job(self.store, job, bundle)
-        job = resolved(job, bundle)
         if doubted := doubt(job, bundle):
             _LOG.warning(doubted)
         for file in (bundle.folder / MANIFEST_NAME, *(bundle.path(part) for part in PARTS)):
@@ -109,7 +107,8 @@ class Service:
             options.enrollment_token,
             options.artifacts_url or self._http,
             wake=lambda: self._conductor.wake.set(),
-            schedule=of_job(job, bundle),
+            schedule=chain.of_job(job, bundle),
+            split=split.of_job(job, bundle),
         )
         preparation = Preparation(self.store, artifacts, job, bundle.layout, public, federation.metrics)
         self._conductor = Conductor(federation, preparation, bundle.adapter)

@@ -137,7 +137,7 @@ metrics = sa.Table(
 
 
 def _storage_error(error: sa.exc.DBAPIError, engine: Engine) -> StoreError:
-    cause = str(error.orig)
+    cause = " ".join(str(error.orig).split())  # PostgreSQL's own words take several lines
     full = "disk is full" in cause or "No space left" in cause or "Disk full" in cause
     if engine.dialect.name == "sqlite" and not full and "disk I/O" in cause:
         # SQLite says the same of a full disk and of a broken one.
@@ -177,7 +177,11 @@ class Store:
         self._lock = threading.RLock()
         try:
             self.engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        except ModuleNotFoundError as error:
+            raise OptionError(
+                f"--database: {error.name} is missing: pip install 'cooperllm[postgres]'"
+            ) from None
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
             raise OptionError(f"--database: {error}: use sqlite:///FILE or postgresql+psycopg://…") from None
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)

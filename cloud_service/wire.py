@@ -24,6 +24,7 @@ PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_CLOCK_DIFFERENCE_MS = 300_000
 MAX_SPANS = 4096
+MAX_SEGMENTS = 4096
 MAX_U32 = 2**32 - 1
 SCORE_TOLERANCE = 1e-6  # a CKA of 1, computed, may lie a little above it
 
@@ -201,6 +202,11 @@ def _check_timing(timing: pb.Timing) -> None:
         _require(
             finite and 0 <= span.start_ms <= span.end_ms, "timing.spans: start_ms and end_ms are out of order"
         )
+    _require(len(timing.segment_ms) <= MAX_SEGMENTS, f"timing has more than {MAX_SEGMENTS} segments")
+    _require(
+        all(math.isfinite(ms) and ms >= 0 for ms in timing.segment_ms),
+        "timing.segment_ms has a value that is not a finite number of at least 0",
+    )
     for name in ("downlink_bytes", "uplink_bytes", "segment_runs", "pair_runs"):
         _require(getattr(timing, name) < 2**63, f"timing.{name} is too large")
 

@@ -22,6 +22,7 @@ from .guides import Slices
 from .local_update import Batch, Measurement
 from .memory import left_bytes, pair_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
+from .segment_work import SegmentWork
 
 if TYPE_CHECKING:
     from . import core
@@ -145,14 +146,10 @@ class Engine:
             self._max_state_bytes = min(self._max_state_bytes, self._left_bytes - pair_bytes(self.bundle))
 
     @property
-    def pair_runs(self) -> int:
-        """Segments run for both signs at once since the engine was made; segment_runs does not count them."""
-        return sum(self._core.counters.pair_runs)
-
-    @property
-    def segment_runs(self) -> int:
-        """Segments run since the engine was made."""
-        return sum(self._core.counters.segment_runs)
+    def work(self) -> SegmentWork:
+        """What was run since the engine was made."""
+        counters = self._core.counters
+        return SegmentWork(tuple(counters.segment_runs), (*counters.pair_runs, 0), tuple(counters.segment_ns))
 
     def private_examples(self, source: Source) -> PrivateExamples:
         """A source's examples as this bundle sees them."""

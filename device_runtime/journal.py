@@ -10,6 +10,8 @@ from typing import Protocol
 
 from protos import federation_pb2 as pb
 
+from .segment_work import SegmentWork
+
 MOST_SPANS = 256  # a device that waits for long checks in often; the newest spans are what matters
 
 
@@ -63,7 +65,7 @@ class Journal:
             del self._spans[:surplus]
             self._told_spans = max(0, self._told_spans - surplus)
 
-    def timing(self, segment_runs: int, pair_runs: int) -> pb.Timing:
+    def timing(self, work: SegmentWork) -> pb.Timing:
         """The timing of a report: bytes are counted from the timing before this one."""
         downlink_bytes, uplink_bytes = self._counted_bytes
         self._counted_bytes = (self._traffic.downlink_bytes, self._traffic.uplink_bytes)
@@ -71,8 +73,9 @@ class Journal:
             spans=self._spans,
             downlink_bytes=self._counted_bytes[0] - downlink_bytes,
             uplink_bytes=self._counted_bytes[1] - uplink_bytes,
-            segment_runs=segment_runs,
-            pair_runs=pair_runs,
+            segment_runs=sum(work.runs),
+            pair_runs=sum(work.pairs),
+            segment_ms=work.run_ms,
         )
 
     def acknowledged(self, report: pb.Report, round_number: int, duplicate: bool, start_ms: float) -> None:

@@ -48,7 +48,7 @@ class Outbox:
         """Writes a report down, in one write with what it discloses. Only after that may it leave."""
         state = self._store.state
         report = report_of(task, finding, private, state, self._new_id())
-        report.timing.CopyFrom(self._journal.timing(finding.segment_runs, finding.pair_runs))
+        report.timing.CopyFrom(self._journal.timing(finding.work))
         pending = report.SerializeToString()
         entry = disclosure_entry(task, finding, self._journal.now_ms(), len(pending))
         self._store.update(

@@ -219,8 +219,8 @@ class Session:
         if task.WhichOneof("kind") == "directions":
             index, disclosure = self._prepare(task, engine)
         finding = self._stretches.compute(task, index, engine, self._private, disclosure)
-        runs = {"segment_runs": finding.segment_runs, "pair_runs": finding.pair_runs}
-        journal.tell("computed", task_id=task.task_id, **runs)
+        runs, pairs = sum(finding.work.runs), sum(finding.work.pairs)
+        journal.tell("computed", task_id=task.task_id, segment_runs=runs, pair_runs=pairs)
         return finding
 
     def _prepare(self, task: pb.Task, engine: Engine) -> tuple[dict[bytes, int], Disclosure]:

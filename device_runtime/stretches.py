@@ -68,15 +68,14 @@ class Stretches:
         """Carries a task out. Raises as carry_out does, TaskLost when the lease ends before the conditions
         hold again, and Stopped when the session's time is up.
         """
-        runs_before, pairs_before = engine.segment_runs, engine.pair_runs
+        before = engine.work
         while True:
             start_ms = self._journal.phase("compute")
             try:
                 finding = carry_out(
                     task, guide_index, engine, private, self._store, self._gauss, disclosure, self._may_go_on
                 )
-                runs, pairs = engine.segment_runs - runs_before, engine.pair_runs - pairs_before
-                return replace(finding, segment_runs=runs, pair_runs=pairs)
+                return replace(finding, work=engine.work.since(before))
             except Stopped:
                 if not self._paused:
                     raise

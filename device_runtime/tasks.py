@@ -29,6 +29,7 @@ from .groups import Between
 from .local_update import LocalTask, draw_batch, evaluate, run_directions
 from .private_examples import PrivateExamples
 from .segment_scores import segment_scores
+from .segment_work import SegmentWork
 from .store import State, Store
 from .task_checks import check_exact, check_exit, check_task, check_window
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 MOST_DETAIL_CHARACTERS = 512
 NOTHING = Disclosure(0, 0)
+NO_WORK = SegmentWork()
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class Finding:
     evaluation: pb.Evaluation | None = None
     segment_scores: list[float] = field(default_factory=list)
     disclosure: Disclosure = NOTHING
-    segment_runs: int = 0
-    pair_runs: int = 0
+    work: SegmentWork = NO_WORK
 
     @staticmethod
     def refused(refusal: TaskRefused) -> Finding:

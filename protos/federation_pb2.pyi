@@ -988,6 +988,7 @@ class Timing(_message.Message):
     UPLINK_BYTES_FIELD_NUMBER: _builtins.int
     SEGMENT_RUNS_FIELD_NUMBER: _builtins.int
     PAIR_RUNS_FIELD_NUMBER: _builtins.int
+    SEGMENT_MS_FIELD_NUMBER: _builtins.int
     downlink_bytes: _builtins.int
     """since the last acknowledged report"""
     uplink_bytes: _builtins.int
@@ -997,6 +998,12 @@ class Timing(_message.Message):
     """segments run for both signs of a direction in one forward"""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
+    @_builtins.property
+    def segment_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean time of one adapter in each segment, the head's last, 0 where it did not run. None, or one a segment: any other
+        number says nothing. What a FedSPZO job without a boundary of its own is divided by.
+        """
+
     def __init__(
         self,
         *,
@@ -1005,10 +1012,11 @@ class Timing(_message.Message):
         uplink_bytes: _builtins.int = ...,
         segment_runs: _builtins.int = ...,
         pair_runs: _builtins.int = ...,
+        segment_ms: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "pair_runs", b"pair_runs", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "pair_runs", b"pair_runs", "segment_ms", b"segment_ms", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

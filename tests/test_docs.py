@@ -71,6 +71,12 @@ def test_the_readme_shows_the_embedding_example() -> None:
     assert len(content.splitlines()) <= 20
 
 
+def test_the_readme_shows_the_embedding_example_in_kotlin() -> None:
+    content = (ROOT / "examples" / "NoteSorter.kt").read_text(encoding="utf-8")
+    assert content.split("\n\n", 1)[1].strip() == shown_in_readme("examples/NoteSorter.kt").strip()
+    assert len(content.splitlines()) <= 20
+
+
 def shown_in_readme(name: str) -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", readme, re.DOTALL)

@@ -73,11 +73,11 @@ def _main(job_file: str, private_file: str) -> int:
         return Objective(model, bundle, examples, which)
 
     scored = over(read_examples(job.eval, names), segments)
-    scale = over(public, segments).scale(bundle.adapter)
+    scale = None
     for key, examples in (("public_alone", public), ("oracle", [*public, *private])):
-        if segments == (head,):
-            scale = over(examples, segments).scale(bundle.adapter)
         # Of a whole chain the public scale serves both: it takes a backward pass an example.
+        if scale is None or segments == (head,):
+            scale = over(examples, segments).scale(bundle.adapter)
         fitted = fit_head_first(partial(over, examples), segments, head, bundle.adapter, scale)
         _, correct, count = scored.score(fitted.adapter)
         print(json.dumps({"event": "level", "key": key, "accuracy": correct / count}), flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from cooperllm.simulate import bounds, folder, material, shards, stages
+from cooperllm.simulate import blocks, bounds, folder, material, shards, stages
 from cooperllm.simulate.federation import Federation, Plan
 from cooperllm.simulate.ledger import SERVICE, device_name
 from cooperllm.simulate.live import View
@@ -66,6 +66,7 @@ def simulate(settings: Settings, view: View) -> Outcome:
         compared=sum(len(row.device_sha256) for run in runs.values() for row in run.rows),
         adapter_sha256=[runs["cooperllm", seed].rows[-1].adapter_sha256 for seed in settings.seeds],
         chains=[stages.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
+        blocks=[blocks.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
         refusals=[line for run in runs.values() for line in run.refusals],
         duration_s=time.monotonic() - started_s,
     )

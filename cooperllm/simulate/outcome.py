@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperllm.simulate import stages
+from cooperllm.simulate import blocks, stages
 from cooperllm.simulate.records import Curve, Figure, RoundRow
 from cooperllm.simulate.rounds import FinalAdapter
 from cooperllm.simulate.timeline import Span
@@ -64,6 +64,7 @@ class Outcome:
     refusals: Sequence[str]
     duration_s: float
     chains: Sequence[Mapping[str, Any] | None] = ()  # of each seed's run; None without a chain
+    blocks: Sequence[Sequence[Mapping[str, Any]]] = ()  # of each seed's run; empty without blocks
 
     def lines(self) -> list[str]:
         """The result for people."""
@@ -74,6 +75,8 @@ class Outcome:
         lines.append("")
         for chain in self.chains:
             lines += stages.lines(chain) if chain else []
+        for cuts in self.blocks:
+            lines += blocks.lines(cuts)
         if self.unequal:
             lines += [f"NOT EQUAL: {line}" for line in self.unequal]
         else:
@@ -97,6 +100,7 @@ class Outcome:
             "refusals": list(self.refusals),
             "duration_s": self.duration_s,
             **({"chain": list(self.chains)} if any(self.chains) else {}),
+            **({"blocks": list(self.blocks)} if any(self.blocks) else {}),
         }
 
 

@@ -18,7 +18,8 @@ class RoundRow:
     Traffic and duration are that round's: bringing the version to the devices and their numbers back. The
     last round only hands out the result. `device_sha256` holds the hash that each device computed for its
     own copy of this version. `accuracy` and `loss` (mean, nats) are on the eval file; None where this
-    version was not scored. `stage` is what the service tells of the round's stage, in a chain.
+    version was not scored. `stage` is what the service tells of the round's stage, in a chain, and
+    `split` of its two blocks, with fedspzo.
     """
 
     run: str
@@ -33,6 +34,7 @@ class RoundRow:
     uplink_bytes: Mapping[str, int]
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     stage: Mapping[str, Any] | None = None
+    split: Mapping[str, Any] | None = None
 
     @property
     def unequal(self) -> list[str]:

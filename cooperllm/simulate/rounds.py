@@ -99,6 +99,7 @@ def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger:
                 uplink_bytes={kind: size for kind, size in moved.items() if kind in UPLINK_KINDS},
                 diagnostics=found["diagnostics"],
                 stage=found["stage"],
+                split=found["split"],
             )
         )
     return rows

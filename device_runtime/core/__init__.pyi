@@ -65,8 +65,8 @@ class Counters:
 
     `segment_runs` has K + 1 entries, the head's last. `forward_ns` is spent inside the program, `perturb_ns`
     in changing the adapter, `total_ns` in whole calls. `auxiliary_runs` and `pair_runs` have K entries; a
-    pair runs a segment for both signs, which `segment_runs` does not count. `method_loads` counts methods
-    whose weights were packed into memory.
+    pair runs a segment for both signs, which `segment_runs` does not count. `segment_ns`, K + 1 entries, is
+    spent in both kinds of runs. `method_loads` counts methods whose weights were packed into memory.
     """
 
     @property
@@ -75,6 +75,8 @@ class Counters:
     def segment_runs(self) -> list[int]: ...
     @property
     def pair_runs(self) -> list[int]: ...
+    @property
+    def segment_ns(self) -> list[int]: ...
     @property
     def auxiliary_runs(self) -> list[int]: ...
     @property

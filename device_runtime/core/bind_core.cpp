@@ -74,6 +74,7 @@ void bind_values(nb::module_& m) {
       .def_prop_ro("segment_runs", [](const Counters& self) { return self.segment_runs; })
       .def_prop_ro("pair_runs", [](const Counters& self) { return self.pair_runs; })
       .def_prop_ro("auxiliary_runs", [](const Counters& self) { return self.auxiliary_runs; })
+      .def_prop_ro("segment_ns", [](const Counters& self) { return self.segment_ns; })
       .def_ro("method_loads", &Counters::method_loads)
       .def_ro("forward_ns", &Counters::forward_ns)
       .def_ro("perturb_ns", &Counters::perturb_ns)

@@ -67,6 +67,7 @@ void Chain::reset_counters() {
   counters.segment_runs.assign(shape_.segments + 1, 0);
   counters.auxiliary_runs.assign(shape_.segments, 0);
   counters.pair_runs.assign(shape_.segments, 0);
+  counters.segment_ns.assign(shape_.segments + 1, 0);
 }
 
 void Chain::reserve_slots(size_t slots) {
@@ -132,6 +133,7 @@ zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot)
   std::vector<Tensor>& inputs = segment_inputs_[segment];
   inputs[0] = hidden_;
   inputs[0].data = slots_[from_slot].data();
+  const Stopwatch watch(&counters.segment_ns[segment]);
   std::copy(context_tensors_.begin(), context_tensors_.end(), inputs.begin() + 1);
   ++counters.segment_runs[segment];
   const zo_status status = run(segment_methods_[segment], inputs, 1);

@@ -66,6 +66,7 @@ struct Counters {
   std::vector<uint64_t> segment_runs;    // K + 1 entries, the head's last
   std::vector<uint64_t> auxiliary_runs;  // K entries
   std::vector<uint64_t> pair_runs;       // K entries; each does the work of two runs of the segment
+  std::vector<uint64_t> segment_ns;      // K + 1 entries, the head's last: in these runs, pairs among them
   uint64_t method_loads = 0;
   uint64_t forward_ns = 0;  // inside the program
   uint64_t perturb_ns = 0;

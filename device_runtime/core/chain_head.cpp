@@ -3,10 +3,12 @@
 #include <cstring>
 
 #include "chain.h"
+#include "stopwatch.h"
 
 namespace cooperllm {
 
 zo_status Chain::run_head(size_t from_slot, HeadResult* result) noexcept {
+  const Stopwatch watch(&counters.segment_ns[shape_.segments]);
   ++counters.segment_runs[shape_.segments];
   *result = {loss_.data(), count_.data(), correct_.data(), nullptr};
   return targets_are_tokens() ? run_token_head(from_slot) : run_label_head(from_slot, result);

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "chain.h"
+#include "stopwatch.h"
 
 namespace cooperllm {
 
@@ -69,6 +70,7 @@ void Chain::set_pair_hidden(size_t from_slot) noexcept {
 
 zo_status Chain::run_pair(uint32_t segment) noexcept {
   std::vector<Tensor>& inputs = pair_inputs_[segment];
+  const Stopwatch watch(&counters.segment_ns[segment]);
   inputs[0] = hidden_;
   inputs[0].sizes[0] *= 2;
   inputs[0].data = pair_hidden_.data();

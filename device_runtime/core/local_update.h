@@ -156,9 +156,10 @@ class LocalUpdate {
   // The loop.
   zo_status run_plan(const Batch& batch, Losses* result) noexcept;
   zo_status run_pairs(const Batch& batch, const std::vector<Label>& labels, Losses* result) noexcept;
-  zo_status fill_pair(uint32_t segment, Label label) noexcept;
   zo_status move_to(uint32_t segment, Label label) noexcept;
   zo_status add(uint32_t segment, Label label, int multiplier) noexcept;
+  zo_status add_to(float* theta, const TensorSlice& slice, Label label, int multiplier) noexcept;
+  zo_status fill_pair(uint32_t segment, Label label) noexcept;
   uint32_t gather_guides(const std::vector<GuideTerm>& guides, const TensorSlice& slice, size_t scratch) noexcept;
   zo_direction on_tensor(const Direction& direction, const TensorSlice& slice, size_t scratch) noexcept;
   zo_step step_on(const Update& update, const TensorSlice& slice) noexcept;

@@ -1,5 +1,7 @@
 // What LocalUpdate does to the adapter: perturbations in place, and the step, whose slices are all checked before the
 // first is written.
+#include <cstring>
+
 #include "local_update.h"
 #include "stopwatch.h"
 
@@ -31,13 +33,31 @@ zo_status LocalUpdate::move_to(uint32_t segment, Label label) noexcept {
 }
 
 zo_status LocalUpdate::add(uint32_t segment, Label label, int multiplier) noexcept {
-  const Direction& direction = (*directions_)[direction_of(label)];
   for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
     const TensorSlice& slice = chain_.layout()[i];
-    const zo_direction on_slice = on_tensor(direction, slice, 0);
-    const zo_status status = zo_perturb(chain_.adapter() + slice.offset, slice.offset, slice.count, slice.exponent,
-                                        epsilon_, &on_slice, multiplier);
+    const zo_status status = add_to(chain_.adapter() + slice.offset, slice, label, multiplier);
     if (status != ZO_OK) return status;
+  }
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::add_to(float* theta, const TensorSlice& slice, Label label, int multiplier) noexcept {
+  const zo_direction on_slice = on_tensor((*directions_)[direction_of(label)], slice, 0);
+  return zo_perturb(theta, slice.offset, slice.count, slice.exponent, epsilon_, &on_slice, multiplier);
+}
+
+// theta + k and theta - k of a segment, in the copies that a pair reads: the same bits as in place.
+zo_status LocalUpdate::fill_pair(uint32_t segment, Label label) noexcept {
+  const Stopwatch watch(&chain_.counters.perturb_ns);
+  for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
+    const TensorSlice& slice = chain_.layout()[i];
+    for (int half = 0; half < 2; ++half) {
+      float* theta = chain_.pair_slice(i, half);
+      std::memcpy(theta, chain_.adapter() + slice.offset, slice.count * sizeof(float));
+      if (label == 0) continue;
+      const zo_status status = add_to(theta, slice, label, (label > 0) == (half == 0) ? +1 : -1);
+      if (status != ZO_OK) return status;
+    }
   }
   return ZO_OK;
 }

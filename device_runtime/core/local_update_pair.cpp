@@ -1,9 +1,6 @@
 // Both signs of a direction in one forward (see Chain::run_pair). What is perturbed is a copy of the slices, so the
 // adapter itself stays as it is but for the head, which is run once a sign.
-#include <cstring>
-
 #include "local_update.h"
-#include "stopwatch.h"
 
 namespace cooperllm {
 
@@ -67,25 +64,6 @@ zo_status LocalUpdate::run_pairs(const Batch& batch, const std::vector<Label>& l
     }
   }
   return status;
-}
-
-// theta + k and theta - k of a segment: the same bits as in place.
-zo_status LocalUpdate::fill_pair(uint32_t segment, Label label) noexcept {
-  const Stopwatch watch(&chain_.counters.perturb_ns);
-  for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
-    const TensorSlice& slice = chain_.layout()[i];
-    for (int half = 0; half < 2; ++half) {
-      float* theta = chain_.pair_slice(i, half);
-      std::memcpy(theta, chain_.adapter() + slice.offset, slice.count * sizeof(float));
-      if (label == 0) continue;
-      const size_t number = static_cast<size_t>(label < 0 ? -label : label) - 1;
-      const zo_direction on_slice = on_tensor((*directions_)[number], slice, 0);
-      const int sign = (label > 0) == (half == 0) ? +1 : -1;
-      const zo_status status = zo_perturb(theta, slice.offset, slice.count, slice.exponent, epsilon_, &on_slice, sign);
-      if (status != ZO_OK) return status;
-    }
-  }
-  return ZO_OK;
 }
 
 }  // namespace cooperllm

@@ -69,6 +69,7 @@ class FakeDevice:
         self.asked: dict[int, pb.Task] = {}  # by round, the last of its tasks that was no evaluation
         self.exits: dict[int, int] = {}  # by round, of its evaluation
         self.http = ""
+        self.segment_ms: list[float] = []  # what it says that a run of each segment takes
         self.time_ms = lambda: int(time.time() * 1000)
 
     # --- calls
@@ -150,9 +151,15 @@ class FakeDevice:
         for item in items:
             segments = tuple(item.active_segments or active)
             first = zo_direction.Direction(
-                item.seed, item.isotropic_scale, scale, self._terms(item.guides), segments
+                item.seed,
+                item.isotropic_scale,
+                scale,
+                self._terms(item.guides),
+                segments,
+                item.boundary,
+                item.prefix_seed,
             )
-            found += zo_direction.expand(first, item.count)
+            found += zo_direction.expand(first, item.count, max(1, item.per_prefix))
         return found
 
     def _update(self, record: pb.Record) -> Update:
@@ -225,6 +232,7 @@ class FakeDevice:
                 rho = projected_gradient(self.loss, self.adapter, self.layout, item, task.directions.epsilon)
                 report.scalars.append(rho)
         report.examples = 8
+        report.timing.segment_ms.extend(self.segment_ms)
         return report
 
     def scored(self, report: pb.Report) -> pb.Report:

@@ -1,6 +1,6 @@
 """A real service over a small bundle, with a public side in NumPy: no torch, no model.
 
-Run as a program it serves until it is killed: small_service.py BUNDLE DATA_DIR JOB_JSON PORTS_JSON MOMENT
+Run as a program it serves until it is killed: small_service.py BUNDLE DATA_DIR JOB_JSON OPTIONS_JSON MOMENT
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ def kill_at(service: Service, moment: int) -> None:
 
 def main() -> None:
     bundle = Bundle.open(sys.argv[1])
-    ports, moment = json.loads(sys.argv[4]), int(sys.argv[5])
+    options, moment = json.loads(sys.argv[4]), int(sys.argv[5])
     service = Service(
         small_job(bundle, **json.loads(sys.argv[3])),
         bundle,
         QuadraticPublic(bundle.layout),
-        ServeOptions(data_dir=Path(sys.argv[2]), operator_token="operator", **ports),
+        ServeOptions(data_dir=Path(sys.argv[2]), operator_token="operator", **options),
     )
     if moment:
         kill_at(service, moment)

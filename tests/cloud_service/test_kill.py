@@ -54,11 +54,18 @@ def free_ports() -> dict[str, int]:
     return {"grpc_port": ports[0], "http_port": ports[1]}
 
 
-def disturbed(bundle: Bundle, folder: Path, moments: list[int], changes: dict[str, Any]) -> dict[int, str]:
+def disturbed(
+    bundle: Bundle,
+    folder: Path,
+    moments: list[int],
+    changes: dict[str, Any],
+    options: dict[str, str] | None = None,
+) -> dict[int, str]:
     """Runs the job with devices in this process and a service that dies at each moment; version -> hash."""
     ports = free_ports()
+    given = ports | (options or {})
     program = [sys.executable, "-m", "tests.cloud_service.small_service", str(bundle.folder), str(folder)]
-    program += [json.dumps(changes), json.dumps(ports)]
+    program += [json.dumps(changes), json.dumps(given)]
     devices = [FakeDevice(number, f"127.0.0.1:{ports['grpc_port']}", bundle.layout) for number in range(3)]
     threads = [threading.Thread(target=device.session, args=(90.0,)) for device in devices]
     for thread in threads:

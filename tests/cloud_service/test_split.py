@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,28 +19,63 @@ from device_runtime.errors import OptionError
 from tests.cloud_service.small_bundle import small_layout, write_bundle
 from tests.cloud_service.small_service import small_job
 
+COUNTS = (10, 10, 10, 200)
 
-def product(costs: list[float], counts: list[int], cut: int, p2: int) -> float:
+
+def product(costs: Sequence[float], counts: Sequence[int], cut: int, p2: int) -> float:
     variance = sum(counts[:cut]) + sum(counts[cut:]) / p2
     return variance * (sum(costs[:cut]) + p2 * sum(costs[cut:]))
 
 
 def test_the_choice_is_the_best_of_all() -> None:
-    costs, counts = [5.0, 5.0, 5.0, 1.0], [10, 10, 10, 200]
-    boundary, per_prefix = split.choose(costs, counts, 24)
-    best = min(product(costs, counts, cut, p2) for cut in (1, 2, 3) for p2 in (1, 2, 3, 4, 6, 8, 12, 24))
-    assert product(costs, counts, boundary, per_prefix) == best
+    costs = [5.0, 5.0, 5.0, 1.0]
+    boundary, per_prefix = split.choose(split.SplitSettings((), COUNTS, 24), costs)
+    best = min(product(costs, COUNTS, cut, p2) for cut in (1, 2, 3) for p2 in (1, 2, 3, 4, 6, 8, 12, 24))
+    assert product(costs, COUNTS, boundary, per_prefix) == best
     assert (boundary, per_prefix) == (3, 12)
-    assert best < product(costs, counts, 1, 1)  # plain SPSA
+    assert best < product(costs, COUNTS, 1, 1)  # plain SPSA
 
 
 def test_what_the_job_says_stays() -> None:
-    assert split.choose([1.0, 1.0, 1.0], [4, 4, 4], 6, boundary=1, per_prefix=2) == (1, 2)
-    assert split.choose([9.0, 1.0, 1.0], [1, 9, 9], 6, per_prefix=3) == (1, 3)
+    settings = split.SplitSettings((1.0, 1.0, 1.0), (4, 4, 4), 6, boundary=1, per_prefix=2)
+    found = split.decide(settings, [[9.0, 1.0, 1.0]])
+    assert found == split.Split(1, 2, by="job")
+    assert split.choose(split.SplitSettings((), (1, 9, 9), 6, per_prefix=3), [9.0, 1.0, 1.0]) == (1, 3)
 
 
 def test_a_block_without_parameters_is_never_cut_off() -> None:
-    assert split.choose([1.0, 9.0, 1.0], [0, 4, 4], 2)[0] == 2
+    assert split.choose(split.SplitSettings((), (0, 4, 4), 2), [1.0, 9.0, 1.0])[0] == 2
+
+
+def test_times_overrule_the_count_where_they_save_a_tenth() -> None:
+    settings = split.SplitSettings((1.0, 1.0, 1.0, 1.0), COUNTS, 24)
+    counted = split.choose(settings, settings.flops)
+    near = [[5.0, 5.2, 4.9, 5.1]] * 3
+    assert (split.decide(settings, near).boundary, split.decide(settings, near).per_prefix) == counted
+    assert split.decide(settings, near).by == "count"
+    slow = [5.0, 5.0, 5.0, 0.01]  # one run before the head costs 500 of the head
+    found = split.decide(settings, [slow, [2 * ms for ms in slow], [500.0, 500.0, 500.0, 1.0]])
+    assert (found.boundary, found.per_prefix) == (3, 24) != counted
+    assert found.by == "times"
+    assert found.reports == 3
+    # Shares by the median, in milliseconds of the device in the middle.
+    assert found.segment_ms == pytest.approx([2 * ms for ms in slow], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "says", [[], [1.0] * 3, [0.0, 1.0, 1.0, 1.0], [math.inf, 1.0, 1.0, 1.0], [math.nan, 1.0, 1.0, 1.0]]
+)
+def test_a_report_that_does_not_time_every_segment_says_nothing(says: list[float]) -> None:
+    settings = split.SplitSettings((1.0, 1.0, 1.0, 1.0), COUNTS, 24)
+    assert split.decide(settings, [says]) == split.decide(settings)
+    assert split.decide(settings, [says, [5.0, 5.0, 5.0, 0.01]]).reports == 1
+
+
+def test_one_device_that_lies_moves_no_split() -> None:
+    settings = split.SplitSettings((1.0, 1.0, 1.0, 1.0), COUNTS, 24)
+    honest = [[5.0, 5.0, 5.0, 5.0]] * 4
+    liar = [1e30, 1e-30, 1e-30, 1e-30]
+    assert split.decide(settings, [*honest, liar]).by == "count"
 
 
 def job(bundle: Bundle, **changes: object) -> Job:
@@ -46,19 +83,15 @@ def job(bundle: Bundle, **changes: object) -> Job:
     return dataclasses.replace(small_job(bundle), **values)  # type: ignore[arg-type]
 
 
-def test_a_job_is_resolved_from_its_bundle(tmp_path: Path) -> None:
+def test_a_job_is_read_with_its_bundle(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    found = split.resolved(job(bundle, directions_per_task=8), bundle)
-    assert found.boundary is not None
-    assert 1 <= found.boundary <= bundle.manifest.chain.segments
-    assert found.per_prefix is not None
-    assert 8 % found.per_prefix == 0
-    plain = job(bundle, estimator="isotropic")
-    assert split.resolved(plain, bundle) is plain
+    settings = split.of_job(job(bundle, directions_per_task=8), bundle)
+    assert settings == split.SplitSettings((1.0, 1.0, 1.0), (30, 16, 14), 8)
+    assert split.of_job(job(bundle, estimator="isotropic"), bundle) is None
     with pytest.raises(OptionError, match="two segments that learn"):
-        split.resolved(job(bundle, active_segments="head"), bundle)
+        split.of_job(job(bundle, active_segments="head"), bundle)
     with pytest.raises(OptionError, match="both sides"):
-        split.resolved(job(bundle, boundary=9), bundle)
+        split.of_job(job(bundle, boundary=9), bundle)
 
 
 def test_the_job_file_takes_auto_or_numbers() -> None:

@@ -135,6 +135,9 @@ def check(message: pb.Report) -> None:
         (lambda m: setattr(m.timing.spans[0], "start_ms", float("nan")), "INVALID_ARGUMENT"),
         (lambda m: setattr(m.timing.spans[0], "name", "x" * 33), "INVALID_ARGUMENT"),
         (lambda m: setattr(m.timing, "uplink_bytes", 2**63), "INVALID_ARGUMENT"),
+        (lambda m: m.timing.segment_ms.append(float("inf")), "INVALID_ARGUMENT"),
+        (lambda m: m.timing.segment_ms.append(-1.0), "INVALID_ARGUMENT"),
+        (lambda m: m.timing.segment_ms.extend([1.0] * (wire.MAX_SEGMENTS + 1)), "INVALID_ARGUMENT"),
         (lambda m: m.timing.spans.extend([pb.Span(name="x")] * wire.MAX_SPANS), "INVALID_ARGUMENT"),
     ],
 )

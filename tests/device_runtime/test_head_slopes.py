@@ -83,9 +83,9 @@ def test_a_thousand_directions_run_the_head_once(engine: Engine) -> None:
         hidden=engine.hidden(batch, engine.head_segment), first_segment=engine.head_segment
     )
     engine.slopes([entering], noise(engine, 1), EPSILON)
-    runs = engine.segment_runs
+    runs = sum(engine.work.runs)
     rho = engine.slopes([entering], noise(engine, 1000), EPSILON)
-    assert engine.segment_runs == runs + 1
+    assert sum(engine.work.runs) == runs + 1
     assert np.array_equal(rho[:20], engine.slopes([batch], noise(engine, 20), EPSILON))
     assert len(np.unique(rho)) == 1000
 

@@ -108,11 +108,11 @@ def test_a_second_start_goes_on_with_what_was_kept(engine: Engine, private: Priv
     assert kept == [[scalar] for scalar in whole.scalars[:4]]  # the last one goes into the report
     for finished in range(6):
         rest = iter([0.1, -0.2, 0.3, 0.4, -0.5][finished:])
-        runs = engine.segment_runs
+        runs = sum(engine.work.runs)
         done = whole.scalars[:finished]
         assert run_directions(LocalTask(task), engine, private.train, rest.__next__, done) == whole
         # Three batches, three segments, two signs a direction; finished ones are moved along, not measured.
-        assert engine.segment_runs - runs == 18 * (5 - finished)
+        assert sum(engine.work.runs) - runs == 18 * (5 - finished)
 
 
 def test_the_adapter_is_restored_when_a_later_step_fails(engine: Engine, private: PrivateExamples) -> None:

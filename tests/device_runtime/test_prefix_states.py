@@ -103,10 +103,10 @@ def test_bits_do_not_depend_on_the_way_of_the_boundary(engine: Engine, private: 
 
 def test_a_second_round_runs_the_head_alone(engine: Engine, private: PrivateExamples) -> None:
     scalars(engine, private, HEAD)
-    before = engine.segment_runs
+    before = sum(engine.work.runs)
     scalars(engine, private, HEAD)
     batches = len(private.train.batches(range(11)))
-    assert engine.segment_runs - before == batches * 2 * 4
+    assert sum(engine.work.runs) - before == batches * 2 * 4
 
 
 def test_states_move_on_from_where_they_are(engine: Engine, private: PrivateExamples) -> None:

@@ -124,7 +124,7 @@ def test_what_is_refused_before_anything_is_measured(
     assert refused(world, change) == status
     assert words in world.cloud.reports[0].detail
     assert "compute" not in world.told()
-    assert world.engine.segment_runs == 0
+    assert sum(world.engine.work.runs) == 0
     world.turn(world.task(2, world.unchanged()))
     assert world.status == "OK"
 

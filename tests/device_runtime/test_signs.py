@@ -16,8 +16,8 @@ from device_runtime.core import Direction
 from device_runtime.engine import Engine
 from device_runtime.examples import Example
 from device_runtime.signs import NAME, longest_gain, run_signs
-from device_runtime.zo.grid import round_to_grid
 
+from .engines import random_engine
 from .toy_bundle import open_toy_bundle
 
 pytestmark = pytest.mark.ci
@@ -41,14 +41,6 @@ def bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     return export(
         tiny_source, tmp_path_factory.mktemp("signs") / "bundle", adapter="bottleneck", bottleneck=5
     )
-
-
-def random_engine(bundle: Bundle) -> Engine:
-    engine = Engine(bundle)
-    values = np.random.default_rng(3).normal(scale=0.2, size=bundle.layout.parameters)
-    for tensor in bundle.layout.tensors:
-        engine.adapter[tensor.span] = round_to_grid(values[tensor.span], tensor.exponent)
-    return engine
 
 
 def batches_of(engine: Engine) -> list[CoreBatch]:

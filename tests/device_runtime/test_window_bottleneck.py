@@ -17,8 +17,9 @@ from device_runtime.examples import Example
 from device_runtime.local_update import Batch, LocalTask, run_directions
 from device_runtime.zo import direction as zo
 from device_runtime.zo import spsa
-from device_runtime.zo.grid import round_to_grid
 from protos import federation_pb2 as pb
+
+from .engines import random_engine
 
 pytestmark = pytest.mark.ci
 EPSILON = 1e-2
@@ -39,11 +40,7 @@ def bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.fixture
 def engine(bundle: Bundle) -> Engine:
-    engine = Engine(bundle)
-    values = np.random.default_rng(3).normal(scale=0.2, size=bundle.layout.parameters)
-    for tensor in bundle.layout.tensors:
-        engine.adapter[tensor.span] = round_to_grid(values[tensor.span], tensor.exponent)
-    return engine
+    return random_engine(bundle)
 
 
 def batches_of(engine: Engine) -> list[Batch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -165,16 +166,7 @@ def bottleneck() -> tuple[Figures, Path]:
         "hidden_size": chain.hidden_size,
         "vocabulary": 1000,  # ids that every vocabulary has
         "classes": len(bundle.manifest.task.class_names),
-        "layout": [
-            {
-                "name": t.name,
-                "segment": t.segment,
-                "shape": list(t.shape),
-                "offset": t.offset,
-                "exponent": t.exponent,
-            }
-            for t in bundle.layout.tensors
-        ],
+        "layout": [asdict(tensor) for tensor in bundle.layout.tensors],
     }
     return Figures(program, bundle.program_path), bundle.program_path
 

@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.android import ROOT, TWIN, class_path
 from benchmarks.emulated import Emulator
-
-ROOT = Path(__file__).parents[2]
-_MODULE = ROOT / "device_runtime" / "android" / "executorch" / "target"
-_TWIN = ROOT / "build" / "android_twin" / "libexecutorch_twin.so"
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class JvmDevice:
 
     classpath: str
     java: str = "java"
-    twin: Path = _TWIN
+    twin: Path = TWIN
 
     @staticmethod
     def built() -> JvmDevice:
@@ -38,13 +35,11 @@ class JvmDevice:
                 pytest.skip(f"{tool} is not installed: the Kotlin device is not tested here")
         environment = {**os.environ, "PYTHON": sys.executable}
         subprocess.run([ROOT / "scripts" / "android", "--build"], check=True, env=environment)
-        entries = [_MODULE / "test-classes", _MODULE / "classes"]
-        fetched = (_MODULE / "test-classpath.txt").read_text().strip()
-        return JvmDevice(os.pathsep.join([*map(str, entries), fetched]))
+        return JvmDevice(class_path())
 
     def on(self, emulator: Emulator) -> JvmDevice:
         """The same classes on the emulated machine's Java, with a twin that was built for it."""
-        return replace(self, java=str(emulator.folder / "java"), twin=emulator.folder / "twin" / _TWIN.name)
+        return replace(self, java=str(emulator.folder / "java"), twin=emulator.folder / "twin" / TWIN.name)
 
     def start(
         self, server: str, state: Path, data: Path, *options: str, **pipes: Any

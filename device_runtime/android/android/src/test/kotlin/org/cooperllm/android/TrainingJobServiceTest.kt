@@ -4,6 +4,7 @@ import android.app.Application
 import android.app.NotificationManager
 import android.app.job.JobParameters
 import android.content.Intent
+import android.os.PowerManager
 import kotlinx.coroutines.awaitCancellation
 import kotlinx.coroutines.yield
 import org.cooperllm.runtime.OptionError
@@ -97,6 +98,35 @@ internal class TrainingJobServiceTest {
         assertEquals(TrainingEnd.ConditionsMissing(setOf(Condition.IDLE)), app.end())
         assertEquals(0, rested.count)
         assertTrue(shadowOf(service).isRescheduleNeeded)
+    }
+
+    @Test
+    fun whicheverConditionGoesAwayEndsTheJob() {
+        val losses =
+            mapOf<Condition, () -> Unit>(
+                Condition.COOL to { phone.thermal(PowerManager.THERMAL_STATUS_MODERATE) },
+                Condition.BATTERY to { phone.battery(percent = 29) },
+                Condition.IDLE to { phone.screen(isOn = true) },
+                Condition.UNMETERED to { phone.network(isMetered = true) },
+            )
+        assertEquals(Condition.DEFAULT, losses.keys)
+        for ((condition, lose) in losses) {
+            TestPhone(context) // everything holds again
+            val begun = CountDownLatch(1)
+            app.open = {
+                ScriptedWork({
+                    begun.countDown()
+                    awaitCancellation()
+                })
+            }
+            val service = service()
+            start(service)
+            begun.reached()
+            lose()
+            ShadowSystemClock.advanceBy(Duration.ofSeconds(1))
+            assertEquals(TrainingEnd.ConditionsMissing(setOf(condition)), app.end())
+            assertTrue(shadowOf(service).isRescheduleNeeded)
+        }
     }
 
     @Test

@@ -19,10 +19,12 @@ import java.util.concurrent.atomic.AtomicBoolean
  * Their API is marked experimental. Only what its versions in Java and in Kotlin have in common is called.
  */
 public class ExecuTorchProgram private constructor(
-    private val module: Module,
-    override val methods: Set<String>,
+    private val file: File,
+    private val threads: Int,
 ) : Program {
+    private var module = load()
     private var isOpen = true
+    override val methods: Set<String> = explained(file.name) { module.methods.toSet() }
 
     override fun bind(
         data: FloatBuffer,
@@ -43,6 +45,15 @@ public class ExecuTorchProgram private constructor(
         val outputs = explained("method '$method'") { module.execute(method, *arguments) }
         return Array(outputs.size) { ExecuTorchValue(outputs[it]) }
     }
+
+    // One method alone cannot be unloaded through this API. Loading the program again maps its file and reads no weights.
+    override fun unload() {
+        check(isOpen) { "a program that is open" }
+        module.destroy()
+        module = load()
+    }
+
+    private fun load(): Module = explained(file.name) { Module.load(file.path, Module.LOAD_MODE_MMAP, threads) }
 
     override fun close() {
         if (!isOpen) return
@@ -66,8 +77,7 @@ public class ExecuTorchProgram private constructor(
             }
             var opened: Program? = null
             try {
-                val module = explained(file.name) { Module.load(file.path, Module.LOAD_MODE_MMAP, threads) }
-                opened = ExecuTorchProgram(module, explained(file.name) { module.methods.toSet() })
+                opened = ExecuTorchProgram(file, threads)
                 return opened
             } finally {
                 if (opened == null) isAnyOpen.set(false)

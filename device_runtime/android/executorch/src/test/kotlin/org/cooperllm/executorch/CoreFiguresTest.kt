@@ -7,7 +7,6 @@ import org.cooperllm.runtime.zo.bits
 import org.cooperllm.runtime.zo.toArray
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
-import org.junit.Assume.assumeTrue
 import org.junit.Rule
 import org.junit.Test
 import org.junit.rules.TemporaryFolder
@@ -37,17 +36,8 @@ class CoreFiguresTest {
     }
 
     /** Has the C++ core, on this CPU and with one thread as here, write its figures. */
-    private fun make(vararg options: String) {
-        val python = System.getProperty("cooperllm.python")
-        val command = listOf(python, "-m", "tests.golden.make_core", *options, folder.root.path)
-        val builder = ProcessBuilder(command).directory(golden.parentFile.parentFile).redirectErrorStream(true)
-        builder.environment()["PYTHONPATH"] = builder.directory().path
-        val process = builder.start()
-        val said = process.inputStream.bufferedReader().readText()
-        val status = process.waitFor()
-        assumeTrue("$python has not the C++ core, so it was not compared (scripts/set_up): $said", HAS_NOT !in said)
-        assertEquals(said, 0, status)
-    }
+    private fun make(vararg options: String) =
+        Python.run(golden.parentFile.parentFile, "tests.golden.make_core", *options, folder.root.path)
 
     private fun compare(
         file: ProgramFile,
@@ -98,9 +88,5 @@ class CoreFiguresTest {
         val update = Update(case.epsilon, golden.long("update_seed"), case.directions, coefficients)
         assertEquals(case.name, golden.int("clamped"), core.update(update))
         assertEquals(case.name, golden.floats("adapter_after").bits(), core.adapter.toArray().bits())
-    }
-
-    private companion object {
-        const val HAS_NOT = "No module named"
     }
 }

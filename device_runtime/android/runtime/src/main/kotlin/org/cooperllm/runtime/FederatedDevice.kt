@@ -10,6 +10,7 @@ import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withContext
 import org.cooperllm.runtime.program.ProgramOpener
 import org.cooperllm.runtime.session.Budget
+import org.cooperllm.runtime.session.Conditions
 import org.cooperllm.runtime.session.DeviceKeys
 import org.cooperllm.runtime.session.Engine
 import org.cooperllm.runtime.session.Evaluation
@@ -18,6 +19,7 @@ import org.cooperllm.runtime.session.Example
 import org.cooperllm.runtime.session.ExampleSource
 import org.cooperllm.runtime.session.Holdings
 import org.cooperllm.runtime.session.Learned
+import org.cooperllm.runtime.session.Limits
 import org.cooperllm.runtime.session.Offline
 import org.cooperllm.runtime.session.Outcome
 import org.cooperllm.runtime.session.Personalised
@@ -28,6 +30,7 @@ import org.cooperllm.runtime.session.Session
 import org.cooperllm.runtime.session.StoredKeys
 import org.cooperllm.runtime.session.Surroundings
 import org.cooperllm.runtime.session.Transport
+import org.cooperllm.runtime.session.Watch
 import org.cooperllm.runtime.session.Work
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.text.HuggingFaceTokens
@@ -59,18 +62,22 @@ import java.security.SecureRandom
  * @param programs opens programs: on a phone `ExecuTorchProgram`
  * @param budget how much the device is willing to disclose
  * @param threads of the program; more than the fast cores of a phone make it slower
+ * @param limits what the device may take of memory and time
+ * @param conditions what has to be true while it works
  * @param keys where the private key lies; null: in [folder]
  * @param tokenizers opens a tokenizer.json
  */
 public class FederatedDevice
     @JvmOverloads
     constructor(
-        folder: File,
+        private val folder: File,
         private val address: ServiceAddress?,
         private val examples: ExampleSource,
         private val programs: ProgramOpener,
         private val budget: Budget = Budget(),
         private val threads: Int = 1,
+        private val limits: Limits = Limits(),
+        conditions: Conditions = Conditions { emptyList() },
         keys: DeviceKeys? = null,
         private val tokenizers: (File) -> Tokenizer = ::HuggingFaceTokens,
     ) : Closeable {
@@ -79,6 +86,7 @@ public class FederatedDevice
         private val events = MutableSharedFlow<Event>(0, MOST_EVENTS_BEHIND, BufferOverflow.DROP_OLDEST)
         private val random = SecureRandom()
         private val work = Work { session.holdings.engine?.core }
+        private val watch = Watch(limits, conditions, isWanted = work::goesOn)
         private var session: Session
 
         init {
@@ -100,27 +108,42 @@ public class FederatedDevice
          * One turn: hands in what is pending, or checks in and does the task it is given. The app calls it again after
          * [Outcome.waitMs], or whenever its own scheduler says so.
          *
-         * Cancelling the coroutine is as [stop]: no finished direction is lost, and another call goes on there.
+         * Cancelling the coroutine is as [stop]: no finished direction is lost, and another call goes on there. So does one
+         * after the time of [limits] was up.
          * The examples are asked for at the first turn, and anew after [refreshExamples].
          *
          * Raises ServerUnreachable (try again later), ServerRefused (do not), StoreError, BundleError, ProgramError,
          * ExamplesError (correct the source) or Stopped.
          */
-        public suspend fun runOnce(): Outcome = work.stoppable { session.turn() }
+        public suspend fun runOnce(): Outcome {
+            watch.beginSession()
+            return turn()
+        }
 
         /**
-         * Turn after turn, with the pauses that the cloud asks for, until the job is over. Raises as [runOnce].
+         * One session: turn after turn, with the pauses that the cloud asks for, until the job is over (true) or the time of
+         * [limits] is up (false: another call goes on). Raises as [runOnce].
          *
          * The examples are asked for anew at its beginning.
          */
-        public suspend fun runUntilFinished() {
+        public suspend fun runUntilFinished(): Boolean {
             refreshExamples()
+            watch.beginSession()
             while (true) {
-                val outcome = runOnce()
-                if (outcome.isFinished) return
-                delay(outcome.waitMs.toLong())
+                val outcome = turn()
+                if (outcome.isFinished || watch.isTimeUp) return outcome.isFinished
+                delay(watch.withinSession(outcome.waitMs).toLong())
             }
         }
+
+        private suspend fun turn(): Outcome =
+            work.stoppable {
+                try {
+                    session.turn()
+                } catch (stopped: Stopped) {
+                    if (work.goesOn() && watch.isTimeUp) Outcome() else throw stopped
+                }
+            }
 
         /**
          * Ends the turn or the personalising that is under way, if any: its call raises Stopped. A group of quick directions
@@ -175,7 +198,10 @@ public class FederatedDevice
          */
         @JvmOverloads
         public suspend fun personalise(practice: Practice = Practice()): Personalised =
-            work.stoppable { session.personalise(practice) }
+            work.stoppable {
+                watch.beginSession()
+                session.personalise(practice)
+            }
 
         /** Deletes what personalising changed, and nothing else. Waits for a personalising under way. */
         public suspend fun forgetPersonal(): Unit = withContext(Dispatchers.IO) { session.learned.forgetPersonal() }
@@ -209,12 +235,12 @@ public class FederatedDevice
         /** Everything that depends on the key: made at the start, and anew after forget(). */
         private fun begin(): Session {
             val cloud = if (address == null) Offline() else Transport(address, keys.signer())
-            val holdings = Holdings(store, cloud) { Engine(it, programs, tokenizers, threads) }
+            val holdings = Holdings(store, cloud) { Engine(it, programs, tokenizers, threads, limits, folder) }
             val surroundings =
                 Surroundings(
                     uniform = { low, high -> low + random.nextDouble() * (high - low) },
                     gauss = { random.nextGaussian() },
-                    goOn = work::goesOn,
+                    watch = watch,
                 )
             return Session(cloud, store, holdings, examples, surroundings, budget) { events.tryEmit(it) }
         }

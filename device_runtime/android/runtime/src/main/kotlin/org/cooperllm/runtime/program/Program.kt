@@ -47,6 +47,14 @@ public interface Program : Closeable {
         method: String,
         inputs: Array<Value>,
     ): Array<Value>
+
+    /**
+     * Gives the memory of all methods back: each is loaded again when it next runs. Bound inputs stay; no output that was
+     * given before may be touched.
+     *
+     * Raises ProgramError when the program can no longer be read: drop the bundle.
+     */
+    public fun unload()
 }
 
 /** A tensor that a program takes or gives. Hidden states are handed from method to method as such handles. */

@@ -17,15 +17,25 @@ import java.io.File
  *
  * Hold [lock] over everything that runs or moves the adapter, so that a prediction never sees one in between.
  *
- * Raises ProgramError when the program cannot be opened: export the bundle again.
+ * Hidden states of private examples take up to [limits]' part of memory, then a file in [stateFolder].
+ *
+ * Raises ProgramError when the program cannot be opened: export the bundle again; BundleTooLarge where it needs more than
+ * the limits allow.
  */
 internal class Engine(
     val bundle: Bundle,
     opener: ProgramOpener,
     openTokenizer: (File) -> Tokenizer,
     threads: Int,
+    limits: Limits = Limits(),
+    stateFolder: File? = null,
 ) : Closeable {
     val lock = Mutex()
+
+    /** What it takes. */
+    val memory = Memory(bundle)
+    private val leftBytes = limits.maxMemoryBytes?.let(memory::leftBytes) ?: Long.MAX_VALUE
+    private val stateRoom = StateRoom(minOf(limits.maxStateBytes, leftBytes), stateFolder)
 
     /** K, the head's number. */
     val head: Int = bundle.manifest.chain.segments
@@ -69,23 +79,26 @@ internal class Engine(
         }
     }
 
-    /** What it takes. */
-    val memory = Memory(bundle)
-
     /** The number of parameters of every segment, the head's last. */
     val segmentCounts: List<Int> = (0..head).map { bundle.layout.segmentCount(it) }
 
     val hasBranches: Boolean get() = core.chain.hasAuxiliaries()
     val hasHeadGradient: Boolean get() = core.chain.head.hasGradient
 
-    /** Segments run since the engine was made. */
-    val segmentRuns: Long get() =
-        core.chain.counters.segmentRuns
-            .sum()
+    /** What was run since the engine was made. */
+    val work: SegmentWork get() =
+        core.chain.counters.let { SegmentWork(it.segmentRuns.toList(), it.segmentNs.toList()) }
 
     /** Examples as this bundle sees them. */
     fun privateExamples(examples: Iterable<Example>): PrivateExamples =
-        PrivateExamples(examples, knownLabels, encoder, bundle.manifest.chain.batchExamples, bundle.manifest.text)
+        PrivateExamples(
+            examples,
+            knownLabels,
+            encoder,
+            bundle.manifest.chain.batchExamples,
+            bundle.manifest.text,
+            stateRoom,
+        )
 
     /** Examples to evaluate on, all of them, without those whose label is outside the classes. */
     fun exampleSet(examples: List<Example>): ExampleSet {

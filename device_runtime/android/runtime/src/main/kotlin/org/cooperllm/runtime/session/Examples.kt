@@ -6,7 +6,16 @@ import org.cooperllm.runtime.bundle.TextRules
 import org.cooperllm.runtime.text.PaddedTexts
 import org.cooperllm.runtime.text.TextEncoder
 import org.cooperllm.runtime.update.Batch
+import org.cooperllm.runtime.update.Core
+import org.cooperllm.runtime.update.CountedExamples
 import org.cooperllm.runtime.update.Examples
+import org.cooperllm.runtime.update.InFile
+import org.cooperllm.runtime.update.InMemory
+import org.cooperllm.runtime.update.PrefixStates
+import org.cooperllm.runtime.update.StateStore
+import java.io.Closeable
+import java.io.File
+import java.io.IOException
 import java.nio.ByteBuffer
 import java.security.MessageDigest
 
@@ -45,6 +54,9 @@ internal fun ExampleSource.ask(classNames: List<String>?): List<Example> =
  *
  * [skipped] counts those left out for their label, [truncated] those whose text is cut to the model's length. [names] are
  * the labels that count; null where a label is a response.
+ *
+ * Hidden states that are kept from task to task take what [stateRoom] allows; where there is no room, none are kept and
+ * the chain runs from its start.
  */
 internal class PrivateExamples(
     given: Iterable<Example>,
@@ -52,7 +64,8 @@ internal class PrivateExamples(
     encoder: TextEncoder,
     rows: Int,
     rules: TextRules,
-) {
+    private val stateRoom: StateRoom = StateRoom(),
+) : Closeable {
     val train: ExampleSet
     val heldOut: ExampleSet
     val skipped: Int
@@ -63,12 +76,72 @@ internal class PrivateExamples(
         val known = all.filter { names == null || it.label in names }
         skipped = all.size - known.size
         val (out, stay) = known.distinct().partition { isHeldOut(it.text) }
-        truncated =
-            (out + stay).count {
-                if (names == null) encoder.encode(it.text, it.label).wasCut else encoder.encode(it.text).wasCut
+        var cut = 0
+        val (trainSet, heldOutSet) =
+            listOf(stay, out).map { part ->
+                val encoded =
+                    part.map { if (names == null) encoder.encode(it.text, it.label) else encoder.encode(it.text) }
+                cut += encoded.count { it.wasCut }
+                val lengths = IntArray(part.size) { encoded[it].ids.size }
+                ExampleSet(part, names, encoder, rows, rules, lengths)
             }
-        train = ExampleSet(stay, names, encoder, rows, rules)
-        heldOut = ExampleSet(out, names, encoder, rows, rules)
+        truncated = cut
+        train = trainSet
+        heldOut = heldOutSet
+    }
+
+    private var trainStates: PrefixStates? = null
+    private var heldOutStates: PrefixStates? = null
+
+    /**
+     * The training examples for a task that moves nothing before [firstSegment].
+     *
+     * Their hidden states there are kept from task to task, as long as there is room and they stay the same. A task that
+     * moves all segments ends that.
+     */
+    fun trainFrom(
+        firstSegment: Int,
+        core: Core,
+    ): Examples {
+        if (firstSegment == 0) {
+            close()
+            return train
+        }
+        trainStates = statesOf(train, trainStates, core)
+        return trainStates?.moveTo(firstSegment) ?: train
+    }
+
+    /** The held-out examples, with their hidden states at [firstSegment] where there is room for them. */
+    fun heldOutFrom(
+        firstSegment: Int,
+        core: Core,
+    ): Examples {
+        if (firstSegment == 0) return heldOut
+        heldOutStates = statesOf(heldOut, heldOutStates, core)
+        return heldOutStates?.moveTo(firstSegment) ?: heldOut
+    }
+
+    /** The segment at which hidden states of the training examples are kept; 0: none are. */
+    val boundary: Int get() = trainStates?.firstSegment ?: 0
+
+    /** Lets go of all hidden states, in memory and on disk. */
+    override fun close() {
+        trainStates?.close()
+        heldOutStates?.close()
+        trainStates = null
+        heldOutStates = null
+    }
+
+    private fun statesOf(
+        examples: ExampleSet,
+        before: PrefixStates?,
+        core: Core,
+    ): PrefixStates? {
+        if (before != null && before.areOf(examples, core)) return before
+        before?.close()
+        val all = train.lengths.sum() + heldOut.lengths.sum()
+        val store = stateRoom.storeOf(examples.lengths.sum(), all, core.chain.shape.hiddenSize) ?: return null
+        return PrefixStates(examples, core, store)
     }
 
     companion object {
@@ -88,14 +161,47 @@ internal class PrivateExamples(
     }
 }
 
-/** Examples that batches can be made of, in the program's shape: [rows] rows, padded with rows of weight 0. */
+/**
+ * Where hidden states of private examples may be kept: up to [mostBytes] of memory, for all examples together; beyond
+ * that a file in [folder], in half the bytes.
+ */
+internal class StateRoom(
+    private val mostBytes: Long = MOST_BYTES,
+    private val folder: File? = null,
+) {
+    /** Room for so many tokens' states, or null; in which form depends on the sizes of all examples alone. */
+    fun storeOf(
+        tokens: Int,
+        allTokens: Int,
+        width: Int,
+    ): StateStore? {
+        if (tokens == 0) return null
+        if (Float.SIZE_BYTES.toLong() * allTokens * width <= mostBytes) return InMemory(tokens, width)
+        return try {
+            folder?.let { InFile(tokens, width, it) }
+        } catch (_: IOException) {
+            null // no room on the disk: slower, but no reason not to take part
+        }
+    }
+
+    companion object {
+        const val MOST_BYTES: Long = 64L * 1024 * 1024
+    }
+}
+
+/**
+ * Examples that batches can be made of, in the program's shape: [rows] rows, padded with rows of weight 0.
+ *
+ * [lengths] are none where nobody counted.
+ */
 internal class ExampleSet(
     private val examples: List<Example>,
     private val names: List<String>?,
     private val encoder: TextEncoder,
-    private val rows: Int,
+    override val rows: Int,
     private val rules: TextRules,
-) : Examples {
+    override val lengths: IntArray = IntArray(0),
+) : CountedExamples {
     override val count: Int get() = examples.size
 
     override fun batches(chosen: IntArray): List<Batch> =

@@ -8,10 +8,7 @@ import org.cooperllm.protos.Guide
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.BadArtifact
-import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.bundle.Bundle
-import org.cooperllm.runtime.bundle.ManifestReader
-import org.cooperllm.runtime.store.Durable
 import org.cooperllm.runtime.store.Kind
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.zo.FloatVector
@@ -30,6 +27,7 @@ internal class Holdings(
     private val cloud: Cloud,
     private val makeEngine: (Bundle) -> Engine,
 ) : Held {
+    private val bundles = Bundles(store, cloud)
     private val loading = Mutex()
     private var scale: Pair<ByteString, FloatVector>? = null
 
@@ -67,7 +65,7 @@ internal class Holdings(
     }
 
     private suspend fun make(sha256: String): Engine {
-        val made = makeEngine(open(sha256))
+        val made = makeEngine(bundles.open(sha256))
         var kept: ByteArray? = null
         try {
             if (store.state.bundleSha256 != sha256) {
@@ -86,44 +84,6 @@ internal class Holdings(
         if (kept != null) put(kept, made.core.adapter)
         return made
     }
-
-    private suspend fun open(sha256: String): Bundle {
-        val folder = store.path(Kind.BUNDLES, sha256)
-        try {
-            return Bundle.open(folder, sha256)
-        } catch (_: BundleError) {
-            // not here, not complete, or damaged since
-            fetchBundle(folder, sha256)
-        }
-        try {
-            return Bundle.open(folder, sha256)
-        } catch (error: BundleError) {
-            Durable.delete(folder)
-            throw error
-        }
-    }
-
-    /** Fetches the files that are missing or altered; finished ones and parts of others stay. */
-    private suspend fun fetchBundle(
-        folder: File,
-        sha256: String,
-    ) {
-        folder.mkdirs()
-        val manifestFile = File(folder, Bundle.MANIFEST_NAME)
-        if (!isThere(manifestFile, sha256)) cloud.fetch(sha256, null, manifestFile, Bundle.MOST_MANIFEST_BYTES)
-        val manifest = ManifestReader("the service's bundle").read(manifestFile.readBytes())
-        for (entry in manifest.files.values) {
-            val target = File(folder, entry.name)
-            if (!isThere(target, entry.sha256)) {
-                cloud.fetch(entry.sha256, entry.sizeBytes, target, MOST_BUNDLE_FILE_BYTES)
-            }
-        }
-    }
-
-    private fun isThere(
-        file: File,
-        sha256: String,
-    ) = file.isFile && Bundle.fileSha256(file) == sha256
 
     // --- adapter version ----------------------------------------------------------------------------------------------
 
@@ -238,7 +198,6 @@ internal class Holdings(
     private fun loaded(): Engine = checkNotNull(engine) { "a bundle that was loaded" }
 
     companion object {
-        private const val MOST_BUNDLE_FILE_BYTES = 4L shl 30
         private const val MOST_SAFETENSORS_HEADER_BYTES = 1L shl 20
         private const val HASH_DIGITS = 64
 

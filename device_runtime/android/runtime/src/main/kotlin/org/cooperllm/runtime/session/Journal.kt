@@ -44,7 +44,7 @@ internal class Traffic {
 /**
  * Something that happened in a session. Never anything about an example.
  *
- * @property name phase, task, version, computed, report, lost, wait, finished, or progress: [live] has changed
+ * @property name phase, task, version, computed, report, lost, wait, paused, resumed, finished, or progress: [live] has changed
  * @property timeMs the device's clock, milliseconds since 1970
  * @property fields what belongs to it, with the names that the Python device uses
  * @property live where the device stands
@@ -145,7 +145,7 @@ internal class Journal(
     }
 
     /** The timing of a report: bytes are counted from the timing before this one. */
-    fun timing(segmentRuns: Long): Timing {
+    fun timing(work: SegmentWork): Timing {
         val down = traffic.downlinkBytes
         val up = traffic.uplinkBytes
         val timing =
@@ -154,7 +154,8 @@ internal class Journal(
                 .addAllSpans(spans)
                 .setDownlinkBytes(down - countedDown)
                 .setUplinkBytes(up - countedUp)
-                .setSegmentRuns(segmentRuns)
+                .setSegmentRuns(work.runs.sum())
+                .addAllSegmentMs(work.runMs.map { it.toFloat() })
                 .build()
         countedDown = down
         countedUp = up

@@ -4,6 +4,7 @@ import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.NotEnoughExamples
+import org.cooperllm.runtime.Stopped
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.update.LocalUpdate
 
@@ -54,13 +55,16 @@ internal class Learned(
     /** See FederatedDevice.personalise. */
     suspend fun personalise(
         practice: Practice,
-        goOn: () -> Boolean,
+        watch: Watch,
         onBlock: (steps: Int, loss: Double) -> Unit,
     ): Personalised =
         changing.withLock {
             withEngine { engine ->
                 val private = engine.privateExamples(source.ask(engine.knownLabels))
-                val (after, found) = Personalising(engine, practice, goOn, onBlock).run(private, personal(engine))
+                val (after, found) =
+                    private.use { Personalising(engine, practice, watch::goesOn, onBlock).run(it, personal(engine)) }
+                // Whoever stopped it wants nothing changed; time that is up is another matter.
+                if (!watch.isWanted()) throw Stopped("stopped: nothing was personalised")
                 if (found.isKept) store.writePersonal(after.toBytes())
                 found
             }

@@ -14,7 +14,8 @@ import java.io.IOException
  *     adapter        twice: a copy exists while a version is reached, and while a task moves the adapter
  *     hidden states  two of batch x tokens x width: the one that a batch enters with, and a copy on its way
  *
- * All methods are counted, though one that never runs is never loaded: which tasks will come is not known.
+ * All methods are counted but those for both signs at once, which are never run here, though one that no task needs is
+ * never loaded: which tasks will come is not known.
  */
 internal class Memory(
     bundle: Bundle,
@@ -27,7 +28,7 @@ internal class Memory(
         needed =
             mapOf(
                 "weights" to bundle.file(BundlePart.PROGRAM).length(),
-                "activations" to chain.methods.sumOf { it.plannedBytes },
+                "activations" to chain.methods.filterNot { it.name.startsWith(PAIR) }.sumOf { it.plannedBytes },
                 "adapter" to 2 * FLOAT_BYTES * bundle.layout.parameters,
                 "hidden states" to 2 * state,
             )
@@ -48,6 +49,7 @@ internal class Memory(
 
     companion object {
         private const val FLOAT_BYTES = 4L
+        private const val PAIR = "pair_"
         private const val KILO = 1024L
         private const val STATUS = "/proc/self/status"
         private const val RESIDENT = "VmRSS:"

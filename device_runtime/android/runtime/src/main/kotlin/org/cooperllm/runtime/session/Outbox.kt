@@ -34,7 +34,7 @@ internal class Outbox(
         private: PrivateExamples?,
     ) {
         val report = Tasks.reportOf(task, finding, private, store.state, newId())
-        val pending = report.setTiming(journal.timing(finding.segmentRuns)).build().toByteArray()
+        val pending = report.setTiming(journal.timing(finding.work)).build().toByteArray()
         val told = Account.disclosure(task, finding, journal.nowMs(), pending.size)
         store.update {
             Account

@@ -1,8 +1,6 @@
 package org.cooperllm.runtime.session
 
 import kotlinx.serialization.json.Json
-import kotlinx.serialization.json.JsonObject
-import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
@@ -28,15 +26,10 @@ internal class Personal(
     val steps: Int,
     val difference: FloatArray,
 ) {
-    /** One line of JSON, then the difference as little-endian float32: the Python device's form. */
+    /** One line of JSON, then the difference as little-endian float32: byte for byte as the Python device. */
     fun toBytes(): ByteArray {
-        val fields =
-            mapOf(
-                "bundle_sha256" to JsonPrimitive(bundleSha256),
-                "shared_sha256" to JsonPrimitive(sharedSha256),
-                "steps" to JsonPrimitive(steps),
-            )
-        val line = "${JsonObject(fields)}\n".toByteArray()
+        val hashes = "\"bundle_sha256\": \"$bundleSha256\", \"shared_sha256\": \"$sharedSha256\""
+        val line = "{$hashes, \"steps\": $steps}\n".toByteArray()
         val bytes = ByteBuffer.allocate(line.size + Float.SIZE_BYTES * difference.size).order(ByteOrder.LITTLE_ENDIAN)
         bytes.put(line)
         for (value in difference) bytes.putFloat(value)

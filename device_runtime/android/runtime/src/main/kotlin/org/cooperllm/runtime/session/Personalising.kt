@@ -44,10 +44,11 @@ internal class Personalising(
         val shared = core.adapter.copy()
         try {
             before?.applyTo(core.adapter, engine.bundle.layout)
+            val train = private.trainFrom(active[0], core)
             val judged = private.heldOut.takeIf { it.count >= FEWEST_EXAMPLES }
             val heldOutBefore = judged?.let(::lossOn)
             val firstStep = before?.steps ?: 0
-            val walk = practise(private.train, firstStep)
+            val walk = practise(train, firstStep)
             val heldOutAfter = judged?.let(::lossOn)
             val isWorse = heldOutBefore != null && heldOutAfter != null && heldOutAfter > heldOutBefore
             val found =
@@ -127,6 +128,8 @@ internal class Personalising(
         private val examples: Examples,
     ) : Examples {
         override val count: Int get() = minOf(examples.count, MOST_EVALUATED)
+
+        override val firstSegment: Int get() = examples.firstSegment
 
         override fun batches(chosen: IntArray) = examples.batches(chosen)
     }

@@ -13,16 +13,18 @@ import kotlin.math.sqrt
  * tokens' hidden states. FOAT of ChainFed (arXiv 2604.06819) starts the chain by it.
  */
 internal object SegmentScores {
-    /** The scores of all segments, each in [0, 1]. Raises LossNotFinite when a state is not a number. */
+    /** The scores of all segments, each in [0, 1]; one segment is loaded at a time. Raises LossNotFinite when a state is not a number. */
     fun of(
         core: Core,
         batches: List<Batch>,
     ): List<Double> {
         val segments = core.chain.shape.segments
         val first = gram(means(core, batches, batches.map { core.hidden(it, 0) }))
+        core.chain.unloadBefore(segments)
         var entering = batches
         return List(segments) { segment ->
             val left = entering.map { core.hidden(it, segment + 1) }
+            core.chain.unloadBefore(segments)
             entering = entering.indices.map { entering[it].entering(segment + 1, left[it]) }
             alignment(first, gram(means(core, entering, left)))
         }

@@ -1,7 +1,6 @@
 package org.cooperllm.runtime.session
 
 import com.google.protobuf.ByteString
-import kotlinx.coroutines.sync.withLock
 import org.cooperllm.protos.CheckInReply
 import org.cooperllm.protos.CheckInRequest
 import org.cooperllm.protos.Finished
@@ -16,7 +15,6 @@ import org.cooperllm.runtime.TaskLost
 import org.cooperllm.runtime.TaskRefused
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.zo.toHex
-import java.util.UUID
 
 /**
  * How one turn ended.
@@ -27,20 +25,6 @@ import java.util.UUID
 public data class Outcome(
     public val isFinished: Boolean = false,
     public val waitMs: Double = 0.0,
-)
-
-/** What a session asks of the world beside the cloud: time, chance, and whether work may go on. */
-internal class Surroundings(
-    /** Milliseconds since 1970. */
-    val clockMs: () -> Double = { System.currentTimeMillis().toDouble() },
-    /** Picks an instant from [low, high]. */
-    val uniform: (Double, Double) -> Double,
-    /** The device's own N(0, 1) noise. */
-    val gauss: () -> Double,
-    /** Asked between directions; false ends the work with Stopped, and it goes on there in the next turn. */
-    val goOn: () -> Boolean = { true },
-    /** Names reports. */
-    val newId: () -> String = { UUID.randomUUID().toString().replace("-", "") },
 )
 
 /**
@@ -54,13 +38,14 @@ internal class Surroundings(
  * written down when it ended is done again: before a report leaves, it lies on disk, together with what it discloses.
  *
  * [onEvent] gets every event in order: phase (enroll, check_in, fetch, version, guides, compute, report), task, version,
- * computed, report, lost, wait, progress, finished.
+ * computed, report, lost, wait, paused and resumed (by the
+ * conditions that the device requires), progress, finished.
  */
 internal class Session(
     private val cloud: Cloud,
     private val store: Store,
     val holdings: Holdings,
-    private val source: ExampleSource,
+    source: ExampleSource,
     private val surroundings: Surroundings,
     private val budget: Budget = Budget(),
     onEvent: (Event) -> Unit = {},
@@ -68,14 +53,15 @@ internal class Session(
     private val journal =
         Journal(cloud.traffic, onEvent, surroundings.clockMs) { holdings.engine?.memory?.neededBytes ?: 0 }
     private val outbox = Outbox(cloud, store, holdings, journal, surroundings.uniform, surroundings.newId)
-    private val tasks = Tasks(store, budget, surroundings.gauss, journal::measured)
+    private val tasks = Tasks(store, budget, surroundings.gauss, journal::measured, surroundings.watch.elapsedMs)
+    private val stretches = Stretches(surroundings.watch, journal, tasks, surroundings.pause)
+
+    /** This device's own. */
+    val examples = OwnExamples(source)
 
     /** The adapters in use. */
     val learned = Learned(store, holdings, source)
     private var isEnrolled = false
-    private var private: PrivateExamples? = null
-    private var privateOf: Engine? = null
-    private var guessedExamples: Int? = null // until a bundle says which labels count
 
     /**
      * Hands in what is pending, or checks in and does the task it is given, if any.
@@ -83,19 +69,21 @@ internal class Session(
      * Raises ServerUnreachable (try again later), ServerRefused, StoreError, BundleError, ExamplesError, ProgramError or
      * Stopped: see each. Another turn goes on where this one ended.
      */
-    suspend fun turn(): Outcome =
-        try {
+    suspend fun turn(): Outcome {
+        if (!stretches.conditionsHold()) return Outcome(waitMs = CONDITIONS_PAUSE_MS)
+        return try {
             oneTurn()
         } catch (_: NotEnrolled) {
             // The cloud may have lost its memory since; a second refusal is a matter of keys or clocks.
             isEnrolled = false
             oneTurn()
         }
+    }
 
     /** Learns for this device alone: see FederatedDevice.personalise. */
     suspend fun personalise(practice: Practice): Personalised {
         journal.phase("personalise")
-        return learned.personalise(practice, surroundings.goOn) { steps, loss ->
+        return learned.personalise(practice, surroundings.watch) { steps, loss ->
             journal.tell("progress", "steps_done" to steps, "steps" to practice.steps, "loss" to loss)
         }
     }
@@ -108,11 +96,7 @@ internal class Session(
     }
 
     /** Asks the source anew at the next check-in, and lets go of all that was kept of the examples. */
-    fun forgetExamples() {
-        private = null
-        privateOf = null
-        guessedExamples = null
-    }
+    fun forgetExamples() = examples.forget()
 
     private suspend fun oneTurn(): Outcome {
         if (!isEnrolled) {
@@ -144,7 +128,7 @@ internal class Session(
                 .setProtocolVersion(Transport.PROTOCOL_VERSION)
                 .setBundleSha256(ByteString.copyFrom(hexBytes(bundleSha256)))
                 .setBudget(budget.message(parameters))
-                .setTrainExamples(trainExamples() / ROUNDED_TO * ROUNDED_TO)
+                .setTrainExamples(examples.trainCount() / ROUNDED_TO * ROUNDED_TO)
                 .setDownloadBytesPerS(cloud.traffic.downloadBytesPerS)
         // A version is claimed only while its bytes are there and have its hash.
         if (bundleSha256.isNotEmpty() && store.readAdapter() != null) {
@@ -155,11 +139,6 @@ internal class Session(
         journal.span("check_in", startMs)
         return reply
     }
-
-    private fun trainExamples(): Int =
-        private?.train?.count
-            ?: guessedExamples
-            ?: PrivateExamples.countTraining(source.ask(null)).also { guessedExamples = it }
 
     private fun wait(window: RetryWindow): Outcome {
         val longestMs = maxOf(window.minMs, window.maxMs)
@@ -181,6 +160,7 @@ internal class Session(
     }
 
     private suspend fun work(task: Task): Outcome {
+        stretches.beginLease(task)
         journal.task(task.taskId, task.round, task.kindCase.name.lowercase())
         val finding =
             try {
@@ -189,13 +169,13 @@ internal class Session(
                 Finding.refused(refusal)
             } catch (error: BundleError) {
                 // The cloud hears of it, and so does whoever runs this device: no other task can succeed.
-                outbox.keep(task, Finding.refused(BadArtifact(error.message.orEmpty(), error)), private)
+                outbox.keep(task, Finding.refused(BadArtifact(error.message.orEmpty(), error)), examples.known)
                 outbox.send()
                 throw error
             } catch (error: TaskLost) {
                 return Outcome(waitMs = outbox.drop(error))
             }
-        outbox.keep(task, finding, private)
+        outbox.keep(task, finding, examples.known)
         return Outcome(waitMs = outbox.send())
     }
 
@@ -203,32 +183,16 @@ internal class Session(
     private suspend fun find(task: Task): Finding? {
         val startMs = journal.phase("fetch")
         val engine = holdings.load(task.bundleSha256.toByteArray().toHex())
-        val examples = examplesOf(engine)
+        val private = examples.of(engine)
         journal.span("fetch", startMs)
         if (!reach(task.update)) return null
-        val permitted = tasks.permit(task, engine, examples)
+        val permitted = tasks.permit(task, engine, private)
         val isDirections = task.kindCase == Task.KindCase.DIRECTIONS
         val supplies = if (isDirections) prepare(task) else Supplies(null, emptyMap())
         val cost = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
-        val computeMs = journal.phase("compute")
-        val finding =
-            try {
-                engine.lock.withLock { tasks.carryOut(task, supplies, engine, examples, surroundings.goOn) }
-            } finally {
-                journal.span("compute", computeMs)
-            }
-        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.segmentRuns)
+        val finding = stretches.compute(task, supplies, engine, private)
+        journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.work.runs.sum())
         return finding.copy(cost = cost)
-    }
-
-    /** The examples as the engine's bundle sees them: another has tokens and classes of its own. */
-    private fun examplesOf(engine: Engine): PrivateExamples {
-        private?.let { if (privateOf === engine) return it }
-        forgetExamples()
-        val prepared = engine.privateExamples(source.ask(engine.knownLabels))
-        private = prepared
-        privateOf = engine
-        return prepared
     }
 
     /** A task's scale and guides. A phase of its own where something may have to arrive. */
@@ -265,5 +229,8 @@ internal class Session(
     private companion object {
         /** Private examples are told in eights. */
         const val ROUNDED_TO = 8
+
+        /** Between two looks at the conditions while no task is held. */
+        const val CONDITIONS_PAUSE_MS = 10_000.0
     }
 }

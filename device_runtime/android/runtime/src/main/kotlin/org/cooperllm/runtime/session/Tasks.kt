@@ -23,7 +23,7 @@ internal data class Finding(
     val evaluation: Evaluation? = null,
     val segmentScores: List<Double> = emptyList(),
     val cost: Cost = Cost.NOTHING,
-    val segmentRuns: Long = 0,
+    val work: SegmentWork = SegmentWork(),
 ) {
     companion object {
         private const val MOST_DETAIL_CHARACTERS = 512
@@ -39,13 +39,15 @@ internal data class Finding(
 /**
  * One task, from permission to finding: what the device is asked, whether it will answer, and the answer.
  *
- * [gauss] draws from N(0, 1), from the device's own randomness. [onMeasured] hears how many directions are done.
+ * [gauss] draws from N(0, 1), from the device's own randomness. [onMeasured] hears how many directions are done;
+ * [elapsedMs] is a monotonic clock.
  */
 internal class Tasks(
     private val store: Store,
     private val budget: Budget,
     private val gauss: () -> Double,
-    private val onMeasured: (done: Int, all: Int) -> Unit = { _, _ -> },
+    private val onMeasured: (done: Int, all: Int) -> Unit,
+    private val elapsedMs: () -> Double,
 ) {
     /**
      * Decides, before anything is fetched or computed for it, whether the device answers a task, and what that discloses.
@@ -104,16 +106,12 @@ internal class Tasks(
         engine: Engine,
         private: PrivateExamples,
         goOn: () -> Boolean,
-    ): Finding {
-        val runsBefore = engine.segmentRuns
-        val finding =
-            when (task.kindCase) {
-                Task.KindCase.EVALUATE -> evaluate(task.evaluate, engine, private)
-                Task.KindCase.SCORE_SEGMENTS -> score(task.scoreSegments, engine, private)
-                else -> runDirections(task, supplies, engine, private, goOn)
-            }
-        return finding.copy(segmentRuns = engine.segmentRuns - runsBefore)
-    }
+    ): Finding =
+        when (task.kindCase) {
+            Task.KindCase.EVALUATE -> evaluate(task.evaluate, engine, private)
+            Task.KindCase.SCORE_SEGMENTS -> score(task.scoreSegments, engine, private)
+            else -> runDirections(task, supplies, engine, private, goOn)
+        }
 
     private fun allowance(
         task: Task,
@@ -137,18 +135,37 @@ internal class Tasks(
             onMeasured(measured, all)
         }
         onMeasured(measured, all)
-        val between = Between(keep, goOn)
-        val result = LocalUpdate(engine.core, gauss, between).run(local, private.train, done)
+        val between = Between(keep, goOn) { (elapsedMs() * NS_PER_MS).toLong() }
+        val exit = if (local.exitSegment == 0) engine.head else local.exitSegment
+        // With the head alone active, all that runs is frozen.
+        val train = private.trainFrom(minOf(local.activeSegments[0], exit), engine.core)
+        engine.core.chain.keepWindow(train.firstSegment, exit, local.globalWeight > 0)
+        val result = LocalUpdate(engine.core, gauss, between).run(local, train, done)
         onMeasured(all, all)
         return Finding(scalars = result.scalars, examples = result.examples)
     }
 
+    /**
+     * Evaluates from where the training examples' states are kept; before the first task with a window, segment by
+     * segment, so that an evaluation holds no more of the model than that window.
+     */
     private fun evaluate(
         task: EvaluateTask,
         engine: Engine,
         private: PrivateExamples,
     ): Finding {
-        val found = LocalUpdate.evaluate(engine.core, private.heldOut, task.exitSegment)
+        val exit = if (task.exitSegment == 0) engine.head else task.exitSegment
+        val first =
+            if (private.boundary > 0) {
+                private.boundary
+            } else if (exit < engine.head) {
+                exit
+            } else {
+                0
+            }
+        val heldOut = private.heldOutFrom(minOf(first, exit), engine.core)
+        engine.core.chain.keepWindow(heldOut.firstSegment, exit)
+        val found = LocalUpdate.evaluate(engine.core, heldOut, exit)
         val message =
             Evaluation
                 .newBuilder()
@@ -169,6 +186,8 @@ internal class Tasks(
     }
 
     companion object {
+        private const val NS_PER_MS = 1e6
+
         /** The message for the cloud, without its timing. */
         fun reportOf(
             task: Task,

@@ -21,51 +21,9 @@ import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.OptionError
 import org.cooperllm.runtime.ProtocolMismatch
 import org.cooperllm.runtime.zo.toHex
-import java.io.Closeable
 import java.io.File
 import java.security.MessageDigest
 import java.util.concurrent.TimeUnit
-import javax.net.ssl.SSLSocketFactory
-
-/** The cloud, as a session sees it. */
-internal interface Cloud : Closeable {
-    val traffic: Traffic
-
-    suspend fun enroll(): EnrollReply
-
-    suspend fun checkIn(request: CheckInRequest): CheckInReply
-
-    suspend fun sendReport(report: Report): Ack
-
-    suspend fun fetch(
-        sha256: String,
-        sizeBytes: Long?,
-        target: File,
-        mostBytes: Long,
-    )
-
-    /** A task's guide chunks 0, 1, 2 ... once each. */
-    fun streamGuides(taskId: String): Flow<GuideChunk>
-}
-
-/**
- * Where a service is, and how it is spoken to.
- *
- * @property server HOST:PORT of gRPC
- * @property artifactsUrl overrides what the service says about HTTP; empty: what it says
- * @property tls whether everything is encrypted
- * @property sockets makes TLS sockets, where a private authority replaces the system's roots
- * @property token for services that ask for one
- * @property name free text for operators, at most 64 characters
- */
-public class ServiceAddress(
-    public val server: String,
-    public val artifactsUrl: String = "",
-    public val tls: Boolean = true,
-    public val sockets: SSLSocketFactory? = null,
-    public val token: String = "",
-    public val name: String = "",
-)
 
 /**
  * The calls of federation.proto from a device's side: signed, with deadlines, repeated while repeating can help.

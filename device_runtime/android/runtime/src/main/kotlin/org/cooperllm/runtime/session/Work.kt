@@ -7,6 +7,7 @@ import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.async
 import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.currentCoroutineContext
+import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.job
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
@@ -51,6 +52,9 @@ internal class Work(
                         throw if (wasStopped) Stopped(STOPPED) else error
                     }
                 }
+            } catch (error: Stopped) {
+                currentCoroutineContext().ensureActive() // whoever cancelled the caller wants to hear of that
+                throw error
             } finally {
                 synchronized(gate) {
                     running = null

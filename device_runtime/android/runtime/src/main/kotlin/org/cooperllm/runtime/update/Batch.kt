@@ -70,6 +70,9 @@ internal class Counters(
     /** K + 1 entries, the head's last. */
     val segmentRuns = LongArray(segments + 1)
 
+    /** The time in them, K + 1 entries. */
+    val segmentNs = LongArray(segments + 1)
+
     /** K entries. */
     val auxiliaryRuns = LongArray(segments)
 
@@ -78,17 +81,20 @@ internal class Counters(
     var perturbNs: Long = 0
     var totalNs: Long = 0
 
-    /** Runs a method and counts the time. */
+    /** Runs a method and counts the time, also as that of [segment] where there is one. */
     fun timed(
         program: Program,
         method: String,
         inputs: Array<Value>,
+        segment: Int = NO_SEGMENT,
     ): Array<Value> {
         val start = System.nanoTime()
         try {
             return program.run(method, inputs)
         } finally {
-            forwardNs += System.nanoTime() - start
+            val took = System.nanoTime() - start
+            forwardNs += took
+            if (segment != NO_SEGMENT) segmentNs[segment] += took
         }
     }
 
@@ -96,9 +102,14 @@ internal class Counters(
     fun reset() {
         embedRuns = 0
         segmentRuns.fill(0)
+        segmentNs.fill(0)
         auxiliaryRuns.fill(0)
         forwardNs = 0
         perturbNs = 0
         totalNs = 0
+    }
+
+    private companion object {
+        const val NO_SEGMENT = -1
     }
 }

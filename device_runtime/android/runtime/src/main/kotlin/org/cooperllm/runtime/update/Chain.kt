@@ -33,10 +33,12 @@ internal class ChainShape(
  * Raises ProgramError where the program has not the methods that the manifest promises: drop the bundle.
  */
 internal class Chain(
-    private val program: Program,
+    opened: Program,
     val shape: ChainShape,
     val layout: Layout,
 ) {
+    private val program = LoadedMethods(opened)
+
     /** The n parameters that the program reads. Keep values on the grid. */
     val adapter: FloatVector = FloatVector.allocate(layout.parameters)
     val counters: Counters = Counters(shape.segments)
@@ -65,6 +67,34 @@ internal class Chain(
     /** Whether any can, from a segment on. */
     fun hasAuxiliaries(fromSegment: Int = 0): Boolean = (fromSegment until shape.segments).any { hasAuxiliary(it) }
 
+    /** The methods whose weights are in memory. */
+    val loadedMethods: Set<String> get() = program.names
+
+    /**
+     * Frees all segments outside [firstSegment] .. [exitSegment] - 1, and the auxiliary branches that do not stand behind
+     * them. What is needed again is loaded again when it runs.
+     */
+    fun keepWindow(
+        firstSegment: Int,
+        exitSegment: Int,
+        branches: Boolean = false,
+    ) = unloadExcept(firstSegment until exitSegment, if (branches) exitSegment until shape.segments else IntRange.EMPTY)
+
+    /** Frees all segments before [segment]. */
+    fun unloadBefore(segment: Int) = unloadExcept(segment until shape.segments, 0 until shape.segments)
+
+    /** Frees every method that is none of these segments' or auxiliary branches'; embed and head stay. */
+    private fun unloadExcept(
+        segments: IntRange,
+        auxiliaries: IntRange,
+    ) {
+        val wanted = segments.map { segmentNames[it] } + auxiliaries.map { auxiliaryNames[it] }
+        val isUnwanted = (segmentNames + auxiliaryNames).toSet() - wanted.toSet()
+        if (!program.keepOnly { it !in isUnwanted }) return
+        segmentInputs = emptyArray() // in which outputs of embed were
+        auxiliaryInputs = emptyArray()
+    }
+
     /** Takes a batch, whose labels were checked. Its arrays are copied, its hidden state is not. */
     fun setBatch(batch: Batch) = inputs.set(batch)
 
@@ -90,7 +120,10 @@ internal class Chain(
     ): Value {
         counters.segmentRuns[segment]++
         segmentInputs[segment][0] = from
-        return hiddenOf(segmentNames[segment], segmentInputs[segment])
+        return checked(
+            segmentNames[segment],
+            counters.timed(program, segmentNames[segment], segmentInputs[segment], segment),
+        )
     }
 
     /** Runs a segment's adapters without its frozen part; without such a method, the identity. */
@@ -102,7 +135,10 @@ internal class Chain(
         if (auxiliaryInputs.isEmpty()) auxiliaryInputs = Array(shape.segments) { arrayOf(from) + tensors[it] }
         counters.auxiliaryRuns[segment]++
         auxiliaryInputs[segment][0] = from
-        return hiddenOf(auxiliaryNames[segment], auxiliaryInputs[segment])
+        return checked(
+            auxiliaryNames[segment],
+            counters.timed(program, auxiliaryNames[segment], auxiliaryInputs[segment]),
+        )
     }
 
     private fun bindAdapter(segment: Int): Array<Value> {
@@ -116,11 +152,11 @@ internal class Chain(
         }
     }
 
-    private fun hiddenOf(
+    /** The hidden state that a method gave, and nothing beside it. */
+    private fun checked(
         method: String,
-        inputs: Array<Value>,
+        outputs: Array<Value>,
     ): Value {
-        val outputs = counters.timed(program, method, inputs)
         if (outputs.size != 1 || !isHidden(outputs[0])) throw misfit(method, "it gives no hidden state")
         return outputs[0]
     }

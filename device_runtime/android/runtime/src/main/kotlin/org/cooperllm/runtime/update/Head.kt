@@ -56,7 +56,7 @@ internal class Head(
     ) {
         inputs[0] = from
         inputs[1] = batch.maskInput
-        val outputs = counters.timed(program, HEAD, inputs)
+        val outputs = counters.timed(program, HEAD, inputs, shape.segments)
         if (outputs.size != OUTPUTS) throw misfit(HEAD, "it gives ${outputs.size} tensors, not $OUTPUTS")
         widen(outputs[0].floats(), loss)
         widen(outputs[1].floats(), count)
@@ -92,7 +92,7 @@ internal class Head(
         gradientInputs[0] = from
         gradientInputs[1] = batch.maskInput
         var at = 0
-        for (output in counters.timed(program, GRADIENT, gradientInputs)) {
+        for (output in counters.timed(program, GRADIENT, gradientInputs, shape.segments)) {
             for (value in output.floats()) {
                 if (at == sum.size) throw misfit(GRADIENT, "it gives more than the head has")
                 sum[at++] += value.toDouble()
@@ -158,7 +158,7 @@ internal class Head(
                 chosen[i] = 0
             }
             targets.write(chosen, shape.headTokens)
-            val outputs = counters.timed(program, HEAD, inputs)
+            val outputs = counters.timed(program, HEAD, inputs, shape.segments)
             if (outputs.size != 2) throw misfit(HEAD, "it gives ${outputs.size} tensors, not 2")
             val losses = outputs[0].floats()
             val right = outputs[1].floats()

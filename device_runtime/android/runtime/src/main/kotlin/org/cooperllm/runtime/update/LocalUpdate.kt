@@ -10,6 +10,9 @@ internal interface Examples {
     /** How many there are. */
     val count: Int
 
+    /** Where batches enter the chain: nothing before that segment runs. */
+    val firstSegment: Int get() = 0
+
     /** The chosen examples in the order given, B at a time. */
     fun batches(chosen: IntArray): List<Batch>
 }

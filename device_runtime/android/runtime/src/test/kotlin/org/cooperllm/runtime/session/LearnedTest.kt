@@ -125,7 +125,7 @@ class LearnedTest {
         world.turn(world.task())
         val before = world.adapter()
         world.goOn = { false }
-        assertEquals(0, world.personalise(PRACTICE).steps) // asked before the first block
+        assertThrows(Stopped::class.java) { world.personalise(PRACTICE) } // asked before the first block
         world.goOn = { true }
         val runs = world.program.runs
         world.program.beforeRun = { run ->
@@ -164,7 +164,12 @@ class LearnedTest {
         assertEquals(expected, listed)
         repeat(130) { world.turn(world.task(4L + it, world.version(isHeld = true), World.directions(count = 65))) }
         assertEquals(128, world.store.state.disclosures.size)
-        assertEquals(133L, world.store.state.disclosures.last().round)
+        assertEquals(
+            133L,
+            world.store.state.disclosures
+                .last()
+                .round,
+        )
     }
 
     @Test
@@ -173,7 +178,11 @@ class LearnedTest {
         assertThrows(IllegalStateException::class.java) { world.turn(world.task()) }
         world.start()
         world.turn()
-        assertEquals(listOf(1L), world.store.state.disclosures.map { it.round })
+        assertEquals(
+            listOf(1L),
+            world.store.state.disclosures
+                .map { it.round },
+        )
     }
 
     @Test
@@ -192,7 +201,12 @@ class LearnedTest {
         val engine = checkNotNull(world.holdings.engine)
         assertEquals(engine.memory.neededBytes, last.engineBytes)
         assertTrue(last.residentBytes > 1 shl 20)
-        assertEquals(0L, world.events.first().live.engineBytes)
+        assertEquals(
+            0L,
+            world.events
+                .first()
+                .live.engineBytes,
+        )
     }
 
     private fun World.personalise(practice: Practice = Practice()) = runBlocking { session.personalise(practice) }

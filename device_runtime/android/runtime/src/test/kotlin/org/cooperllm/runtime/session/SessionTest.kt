@@ -67,6 +67,8 @@ class SessionTest {
         assertEquals("report-1", report.reportId)
         assertEquals(listOf("check_in", "fetch", "fetch", "compute"), report.timing.spansList.map { it.name })
         assertEquals(100L * (2 + 4 + 1), report.timing.downlinkBytes) // enroll, check-in, bundle's files, snapshot
+        assertEquals(world.bundle.layout.segments.size, report.timing.segmentMsCount)
+        assertTrue(report.timing.segmentMsList.all { it > 0 })
         assertEquals(mapOf("1" to listOf(4, 0)), world.store.state.disclosed)
     }
 

@@ -7,6 +7,7 @@ import org.cooperllm.protos.Direction
 import org.cooperllm.protos.DirectionsTask
 import org.cooperllm.protos.EvaluateTask
 import org.cooperllm.protos.RetryWindow
+import org.cooperllm.protos.ScoreSegmentsTask
 import org.cooperllm.protos.Step
 import org.cooperllm.protos.Task
 import org.cooperllm.protos.Unchanged
@@ -25,6 +26,8 @@ import java.io.File
 /** One device with a scripted cloud, the golden bundle on a small program, and a clock of its own. */
 internal class World(
     private val folder: File,
+    private val limits: Limits = Limits(),
+    private val conditions: Conditions = Conditions { emptyList() },
 ) : Closeable {
     val cloud = FakeCloud()
     val events = mutableListOf<Event>()
@@ -48,6 +51,12 @@ internal class World(
     lateinit var session: Session
         private set
     var nowMs = 1000.0
+    lateinit var watch: Watch
+        private set
+
+    /** The monotonic clock; a pause moves it. */
+    var elapsedMs = 0.0
+    var pause: (Double) -> Unit = { elapsedMs += it }
     private var ids = 0
 
     init {
@@ -83,13 +92,14 @@ internal class World(
     override fun close() = store.close()
 
     private fun open() {
-        holdings = Holdings(store, cloud) { Engine(it, opener, ::HuggingFaceTokens, threads = 1) }
+        holdings = Holdings(store, cloud) { Engine(it, opener, ::HuggingFaceTokens, threads = 1, limits, folder) }
         val surroundings =
             Surroundings(
                 clockMs = { nowMs.also { nowMs += 1000 } },
                 uniform = { low, high -> (low + high) / 2 },
                 gauss = { 0.0 },
-                goOn = { goOn() },
+                watch = Watch(limits, conditions, { elapsedMs }, { goOn() }).also { watch = it },
+                pause = { pause(it) },
                 newId = { "report-${++ids}" },
             )
         session =
@@ -131,6 +141,18 @@ internal class World(
         round: Long,
         update: VersionUpdate,
     ): CheckInReply = reply(of(round, update).setEvaluate(EvaluateTask.getDefaultInstance()))
+
+    fun scores(
+        round: Long,
+        batchExamples: Int,
+        update: VersionUpdate,
+    ): CheckInReply =
+        reply(
+            of(
+                round,
+                update,
+            ).setScoreSegments(ScoreSegmentsTask.newBuilder().setBatchSeed(4).setBatchExamples(batchExamples)),
+        )
 
     private fun of(
         round: Long,

@@ -23,6 +23,10 @@ internal class SmallProgram(
 ) : Program {
     var runs = 0
     var failAt = -1
+    var unloads = 0
+
+    /** The methods that ran, in order. */
+    val ran = mutableListOf<String>()
     var beforeRun: (run: Int) -> Unit = {}
 
     override val methods: Set<String> =
@@ -56,6 +60,7 @@ internal class SmallProgram(
     ): Array<Value> {
         beforeRun(runs)
         if (runs++ == failAt) throw ProgramError("the test's program failed")
+        ran += method
         val given = inputs.map { it.floats() }
         generations[method] = generations.getOrDefault(method, 0) + 1
         return compute(method, given).map { (shape, values) -> output(method, shape, values) }.toTypedArray()
@@ -99,6 +104,11 @@ internal class SmallProgram(
         value: Float,
         isSegment: Boolean,
     ) = if (isSegment) tanh(value) else value
+
+    override fun unload() {
+        unloads++
+        for (method in generations.keys.toList()) generations[method] = generations.getValue(method) + 1
+    }
 
     override fun close() = Unit
 

@@ -53,6 +53,9 @@ internal class GoldenCase(
 
     fun list(name: String): List<GoldenCase> = get(name).jsonArray.map { GoldenCase(it.jsonObject, arrays) }
 
+    /** A case within. */
+    fun case(name: String): GoldenCase = GoldenCase(get(name).jsonObject, arrays)
+
     /** Lists of cases within a list. */
     fun lists(name: String): List<List<GoldenCase>> =
         get(name).jsonArray.map { inner -> inner.jsonArray.map { GoldenCase(it.jsonObject, arrays) } }
