@@ -6,7 +6,8 @@ The Kotlin device runs on a desktop JVM here, over the desktop twin of ExecuTorc
 of it was measured on a phone. Both processes take the same batch (real text, 8 examples of 64 tokens), model
 (MiniLM, LoRA, float32) and adapter, and take their steps in turn, so that what else the machine does meets
 both. Goals: the Kotlin step's time outside the program at most 5 % of the time inside it; heap allocated by
-a step small, whatever the number of parameters. Memory is given beside the JVM's own, at the same point.
+a step small, whatever the number of parameters (android_heap.py). Memory is given beside that of a JVM of the
+same flags that does nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.android_heap import PARAMETERS, QUICK_PARAMETERS, bare_jvm, heap, heap_table
 from benchmarks.forward_models import bundle_of
 from benchmarks.processes import Child
 from benchmarks.step_inputs import batch_arrays
@@ -65,11 +68,14 @@ def describe(bundle: Bundle, folder: Path) -> Path:
     return path
 
 
-def measure(bundle: Bundle, folder: Path, steps: int, threads: int) -> dict[str, Any]:
+def java_command() -> list[str]:
+    """What starts a JVM that has the device's classes. Raises RuntimeError where they are not built."""
+    return ["java", "-Xshare:auto", f"-Dexecutorch.twin.library={TWIN}", "-cp", class_path()]
+
+
+def measure(bundle: Bundle, folder: Path, steps: int, threads: int, java: Sequence[str]) -> dict[str, Any]:
     """Runs both in turn; medians over the steps, and the memory of each."""
-    options = ["-Xshare:auto", f"-Dexecutorch.twin.library={TWIN}", "-cp", class_path()]
     described = str(describe(bundle, folder))
-    java = ["java", *options]
     main_class = "org.cooperllm.executorch.StepBenchmark"
     numbers = str(TOKENS), str(threads)
     children = {
@@ -94,7 +100,7 @@ def measure(bundle: Bundle, folder: Path, steps: int, threads: int) -> dict[str,
             child.end()
 
 
-def table(rows: dict[str, Any]) -> str:
+def table(rows: dict[str, Any], bare_bytes: int) -> str:
     """The figures for a terminal, in MB of 10^6 bytes, and what became of the goals."""
     heads = ("step ms", "forward ms", "beyond", "load ms", "before MB", "peak MB", "growth MB")
     lines = [f"{'':10}" + "".join(f"{head:>12}" for head in heads)]
@@ -105,10 +111,13 @@ def table(rows: dict[str, Any]) -> str:
         )
         lines.append(f"{name:10}{figures}" + "".join(f"{size:12.1f}" for size in sizes))
     kotlin, core = rows["Kotlin"], rows["C++ core"]
+    own_mb = (kotlin["peak_rss_bytes"] - bare_bytes) / 1e6
     return "\n".join(
         [
             *lines,
             "",
+            f"a JVM of the same flags that does nothing: {bare_bytes / 1e6:.1f} MB; "
+            f"the Kotlin device beside it: {own_mb:.1f} MB",
             "Kotlin on a desktop JVM, over the desktop twin of ExecuTorch's Android classes: not a phone.",
             f"time beyond the bare forwards: {kotlin['overhead']:.2%} (goal: at most {MAX_OVERHEAD:.0%})",
             f"a step takes {kotlin['step_ms'] / core['step_ms']:.2f} times the C++ core's",
@@ -124,20 +133,24 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="another bundle of sorted texts")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument("--steps", type=int, default=30, help="timed steps in each process (default: 30)")
-    parser.add_argument("--quick", action="store_true", help="5 steps")
+    parser.add_argument("--quick", action="store_true", help="5 steps, and n up to a million")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     steps = 5 if arguments.quick else arguments.steps
     try:
+        java = java_command()
         bundle = Bundle.open(arguments.bundle or bundle_of("minilm", "fp32"))
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(bundle, Path(folder), steps, arguments.threads)
+            rows = measure(bundle, Path(folder), steps, arguments.threads, java)
+        allocated = heap(java, QUICK_PARAMETERS if arguments.quick else PARAMETERS)
+        bare_bytes = bare_jvm(java)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    print(table(rows))
+    print(table(rows, bare_bytes), heap_table(allocated), sep="\n\n")
     if arguments.json:
         figures = {"tokens": TOKENS, "threads": arguments.threads, "steps": steps, "rows": rows}
+        figures |= {"heap": allocated, "bare_jvm_rss_bytes": bare_bytes}
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 

@@ -38,10 +38,12 @@ _MEANINGS: dict[tuple[str, grpc.StatusCode], tuple[type[CooperLLMError], str]] =
 def meaning_of(method: str, error: grpc.RpcError, timed_out: bool) -> Transient | CooperLLMError:
     """What a gRPC status means for the caller, by the statuses that federation.proto lists.
 
-    DEADLINE_EXCEEDED has two meanings: this device's patience ended (`timed_out`), or the lease did.
+    DEADLINE_EXCEEDED has two meanings: this device's patience ended (`timed_out`), or the lease of a report
+    did. A service may end a call by this device's deadline too, a moment before it ends here.
     """
     code, detail = error.code(), error.details() or ""
-    if code in _REPEATABLE or (code is _CODES.DEADLINE_EXCEEDED and timed_out):
+    patience_ended = timed_out or method != "SendReport"
+    if code in _REPEATABLE or (code is _CODES.DEADLINE_EXCEEDED and patience_ended):
         return Transient(f"{code.name.lower()}: {_one_line(detail)}")
     known = _MEANINGS.get((method, code)) or _MEANINGS.get(("", code))
     meaning, advice = known or (ServerRefused, "do not repeat it")

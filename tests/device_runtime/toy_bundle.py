@@ -33,8 +33,8 @@ def snapshot_bytes(layout: Layout, adapter: NDArray[np.float32]) -> bytes:
     return save({tensor.name: adapter[tensor.span].reshape(tensor.shape) for tensor in layout.tensors})
 
 
-def write_toy_bundle(folder: Path, format_version: int = 1) -> Path:
-    """Writes the bundle; what is in it is the same every time."""
+def write_toy_bundle(folder: Path, format_version: int = 1, program: bytes | None = None) -> Path:
+    """Writes the bundle; what is in it is the same every time. `program` stands in for the toy program."""
     folder.mkdir(parents=True)
     shape = json.loads((GOLDEN / "toy.json").read_text())
     layout = Layout.build([(t["name"], t["segment"], t["shape"], t["exponent"]) for t in shape["layout"]])
@@ -42,7 +42,7 @@ def write_toy_bundle(folder: Path, format_version: int = 1) -> Path:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     files = {
-        "program": (GOLDEN / "toy.pte").read_bytes(),
+        "program": (GOLDEN / "toy.pte").read_bytes() if program is None else program,
         "adapter": snapshot_bytes(layout, toy_adapter(layout)),
         "tokenizer": tokenizer.to_str().encode(),
     }

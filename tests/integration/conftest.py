@@ -11,6 +11,7 @@ import pytest
 from benchmarks.emulated import Emulator
 from benchmarks.emulator_bundles import export_tiny
 from device_runtime.bundle import Bundle
+from tests.integration.jvm_device import JvmDevice
 from tests.integration.tiny import write_table
 
 
@@ -47,6 +48,12 @@ def emulator() -> Emulator:
     if folder is None:
         pytest.fail("there is no emulated machine: run these tests by scripts/emulator")
     return Emulator.at(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def jvm() -> JvmDevice:
+    """The Kotlin device on this machine."""
+    return JvmDevice.built()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,23 +25,15 @@ MIXED = {"momentum": 0.0, "rounds": 7}
 PREFIXES = {"estimator": "fedspzo", "active_segments": "all", "directions_per_task": 4, "per_prefix": 2}
 
 
-@pytest.fixture(scope="module")
-def jvm() -> JvmDevice:
-    missing = [tool for tool in ("mvn", "javac") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"{missing[0]} is not installed: the Kotlin device is not tested here")
-    return JvmDevice.built()
-
-
 @contextmanager
 def device(
-    jvm: JvmDevice, server: str, folder: Path, examples: list[Example], *options: str
+    jvm: JvmDevice, server: str, folder: Path, examples: list[Example], *options: str, **how: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """A Kotlin device that does not outlive its test."""
     data = folder / "kotlin.tsv"
     data.write_text("text\tlabel\n" + "".join(f"{one.text}\t{one.label}\n" for one in examples))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = jvm.start(server, folder / "kotlin", data, "--max-scalars", "64", *options, **pipes)
+    process = jvm.start(server, folder / "kotlin", data, "--max-scalars", "64", *options, **pipes, **how)
     try:
         yield process
     finally:

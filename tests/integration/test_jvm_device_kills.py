@@ -1,9 +1,9 @@
-"""The Kotlin device is killed at random moments: no finished direction is lost, nothing is half written."""
+"""The Kotlin device is killed at random moments and in every phase: nothing is lost or half written."""
 
 from __future__ import annotations
 
+import json
 import random
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.integration.test_jvm_device import device, events_of
 
 pytestmark = pytest.mark.long
 KILLS = 20
+PHASES = ("enroll", "check_in", "fetch", "version", "guides", "compute", "report")
 
 
 class Left(NamedTuple):
@@ -47,10 +48,7 @@ def left_by(folder: Path) -> Left:
         return Left(task_id, scalars, pb.Report.FromString(pending) if pending else None)
 
 
-def test_a_kill_at_any_moment_loses_no_finished_direction(tmp_path: Path) -> None:
-    if shutil.which("mvn") is None:
-        pytest.skip("mvn is not installed: the Kotlin device is not tested here")
-    jvm = JvmDevice.built()
+def test_a_kill_at_any_moment_loses_no_finished_direction(tmp_path: Path, jvm: JvmDevice) -> None:
     bundle = open_toy_bundle(tmp_path / "bundle")
     settings = JOB | {"cohort_size": 1, "rounds": 40, "estimator": "isotropic", "active_segments": "all"}
     settings |= {"directions_per_task": 60, "batch_examples": 64, "scale": "none", "lease_s": 60.0}
@@ -77,3 +75,24 @@ def test_a_kill_at_any_moment_loses_no_finished_direction(tmp_path: Path) -> Non
     assert inside > 0  # some kills met a task that was half done
     assert {event["status"] for event in events if event["event"] == "report"} <= {"OK"}
     assert events[-1]["adapter_sha256"] == cloud[max(cloud)]
+
+
+def test_a_kill_in_every_phase_leaves_a_device_that_goes_on(tmp_path: Path, jvm: JvmDevice) -> None:
+    bundle = open_toy_bundle(tmp_path / "bundle")
+    settings = JOB | {"cohort_size": 1, "rounds": 2 * len(PHASES), "lease_s": 60.0}
+    service, where = started(bundle, tmp_path / "cloud", small_job(bundle, **settings))
+    try:
+        for phase in PHASES:
+            with device(jvm, where.grpc, tmp_path, toy_examples(200)) as kotlin:
+                assert kotlin.stdout is not None
+                told = (json.loads(line).get("phase") for line in kotlin.stdout)
+                assert phase in told  # reads no further than there
+                kotlin.kill()
+            left_by(tmp_path / "kotlin")
+        with device(jvm, where.grpc, tmp_path, toy_examples(200)) as kotlin:
+            events = events_of(kotlin)
+        cloud = published(service)
+    finally:
+        service.stop()
+    assert {event["status"] for event in events if event["event"] == "report"} == {"OK"}
+    assert events[-1]["adapter_sha256"] == cloud[2 * len(PHASES)]

@@ -107,5 +107,6 @@ private inline fun <T> explained(
     try {
         call()
     } catch (failure: RuntimeException) {
-        throw ProgramError("$what cannot be loaded or run: ${failure.message}", failure)
+        val why = "$what cannot be loaded or run (${failure.message})"
+        throw ProgramError("$why: export the bundle with the ExecuTorch of this release", failure)
     }

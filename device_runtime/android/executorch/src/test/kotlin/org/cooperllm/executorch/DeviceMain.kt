@@ -14,18 +14,23 @@ import org.cooperllm.runtime.session.Event
 import org.cooperllm.runtime.session.Example
 import org.cooperllm.runtime.session.ServiceAddress
 import java.io.File
+import java.security.KeyStore
+import java.security.cert.CertificateFactory
+import javax.net.ssl.SSLContext
+import javax.net.ssl.SSLSocketFactory
+import javax.net.ssl.TrustManagerFactory
 import kotlin.system.exitProcess
 
 /**
  * A device on the JVM, for tests beside Python devices: `--server HOST:PORT --state FOLDER --data FILE.tsv
- * [--max-scalars N] [--predict TEXT]`. Writes every event as a line of JSON, as `cooperllm device --format json` does.
+ * [--max-scalars N] [--predict TEXT] [--authority FILE.pem]`; with an authority it speaks TLS. Writes every event as a line of JSON, as `cooperllm device --format json` does.
  */
 fun main(arguments: Array<String>) {
     val options = arguments.toList().chunked(2).associate { (name, value) -> name to value }
     try {
         FederatedDevice(
             File(options.getValue("--state")),
-            ServiceAddress(options.getValue("--server"), tls = false, name = "jvm"),
+            addressOf(options.getValue("--server"), options["--authority"]?.let(::File)),
             { read(File(options.getValue("--data"))) },
             ExecuTorchProgram,
             Budget(options["--max-scalars"]?.toInt()),
@@ -35,6 +40,20 @@ fun main(arguments: Array<String>) {
         exitProcess(1)
     }
     exitProcess(0) // without waiting for the idle threads of a connection
+}
+
+private fun addressOf(
+    server: String,
+    authority: File?,
+) = ServiceAddress(server, tls = authority != null, sockets = authority?.let(::socketsOf), name = "jvm")
+
+/** Trusts what this authority signed, and nothing else. */
+private fun socketsOf(authority: File): SSLSocketFactory {
+    val certificate = authority.inputStream().use { CertificateFactory.getInstance("X.509").generateCertificate(it) }
+    val trusted = KeyStore.getInstance(KeyStore.getDefaultType()).apply { load(null) }
+    trusted.setCertificateEntry("authority", certificate)
+    val managers = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm()).apply { init(trusted) }
+    return SSLContext.getInstance("TLS").apply { init(null, managers.trustManagers, null) }.socketFactory
 }
 
 private fun run(

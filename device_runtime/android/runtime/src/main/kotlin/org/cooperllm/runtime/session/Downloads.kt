@@ -97,6 +97,7 @@ internal class Downloads(
             val expected = connection.getHeaderField("Content-Length")?.toLongOrNull()
             if (expected != null && written - start < expected) throw Transient("the connection broke off")
         } catch (error: IOException) {
+            Statuses.distrustOf(error)?.let { throw it }
             throw Transient(error.message ?: error.javaClass.simpleName, error)
         } finally {
             connection.disconnect()

@@ -106,6 +106,7 @@ internal class Transport(
             while (position < total) {
                 // One more stream, from the first chunk that is missing.
                 retry.run(address.server) {
+                    channel.resetConnectBackoff()
                     val first = position
                     try {
                         open(taskId, first).collect { chunk ->
@@ -167,6 +168,8 @@ internal class Transport(
         val reply =
             retry.run(address.server) {
                 val startedMs = retry.clockMs()
+                // Otherwise the channel would not look again for up to two minutes, whatever Retry does meanwhile.
+                channel.resetConnectBackoff()
                 traffic.sent(request.serializedSize.toLong())
                 try {
                     call(stub.withDeadlineAfter(deadlineMs, TimeUnit.MILLISECONDS))

@@ -22,6 +22,9 @@ internal class FakeCloud : Cloud {
 
     /** Raised instead of the next acknowledgement. */
     var refusal: Exception? = null
+
+    /** Raised instead of the next answers to check-ins. */
+    val refusals = ArrayDeque<Exception>()
     val artifacts = mutableMapOf<String, ByteArray>()
     val chunks = mutableListOf<GuideChunk>()
     val checkIns = mutableListOf<CheckInRequest>()
@@ -48,6 +51,7 @@ internal class FakeCloud : Cloud {
     override suspend fun checkIn(request: CheckInRequest): CheckInReply {
         count()
         checkIns += request
+        refusals.removeFirstOrNull()?.let { throw it }
         return replies.removeFirst()
     }
 

@@ -14,6 +14,8 @@ import org.cooperllm.protos.Unchanged
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.bundle.Bundle
 import org.cooperllm.runtime.bundle.GoldenBundle
+import org.cooperllm.runtime.program.Program
+import org.cooperllm.runtime.program.ProgramOpener
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.text.HuggingFaceTokens
 import org.cooperllm.runtime.update.SmallProgram
@@ -35,6 +37,12 @@ internal class World(
         ) { Example("w${it % 7} w${it / 7} $it", listOf("left", "right", "up")[it % 3]) }.toMutableList()
     var goOn: () -> Boolean = { true }
     val program = SmallProgram()
+    var openProgram: (File) -> Program = { program }
+    private val opener = ProgramOpener { file, _ -> openProgram(file) }
+    var beforeEvent: (Event) -> Unit = {}
+
+    /** Raised by the source of examples instead of an answer. */
+    var failingSource: Exception? = null
     val bundle: Bundle
     var store: Store = Store(File(folder, "store"))
         private set
@@ -42,7 +50,7 @@ internal class World(
         private set
     lateinit var session: Session
         private set
-    private var nowMs = 1000.0
+    var nowMs = 1000.0
     lateinit var watch: Watch
         private set
 
@@ -84,8 +92,7 @@ internal class World(
     override fun close() = store.close()
 
     private fun open() {
-        holdings =
-            Holdings(store, cloud) { Engine(it, { _, _ -> program }, ::HuggingFaceTokens, threads = 1, limits, folder) }
+        holdings = Holdings(store, cloud) { Engine(it, opener, ::HuggingFaceTokens, threads = 1, limits, folder) }
         val surroundings =
             Surroundings(
                 clockMs = { nowMs.also { nowMs += 1000 } },
@@ -95,7 +102,16 @@ internal class World(
                 pause = { pause(it) },
                 newId = { "report-${++ids}" },
             )
-        session = Session(cloud, store, holdings, { examples }, surroundings, Budget(64)) { events += it }
+        session =
+            Session(cloud, store, holdings, { given() }, surroundings, Budget(64)) {
+                beforeEvent(it)
+                events += it
+            }
+    }
+
+    private fun given(): List<Example> {
+        failingSource?.let { throw it }
+        return examples
     }
 
     private fun short(event: Event): String =
