@@ -12,7 +12,7 @@ from typing import Any
 
 CONST_WIDE_32 = 0x17
 sys.path.insert(0, "/usr/lib/python3/dist-packages")
-formats = importlib.import_module("enjarify.dalvikformats")
+formats: Any = importlib.import_module("enjarify.dalvikformats")
 plain = formats.decode
 
 
