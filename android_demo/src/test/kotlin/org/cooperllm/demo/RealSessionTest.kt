@@ -154,11 +154,12 @@ internal class RealSessionTest {
 
     /** A new note is sorted on the phone; a tap opens it, another moves it. */
     private fun correctOne() {
+        val written = learner.notebook.value.notes.size
         part<EditText>(R.id.draft).setText("is it going to pour on saturday")
         part<View>(R.id.add).performClick()
         val note =
             learner.notebook
-                .wait { it.notes.first().now != null }
+                .wait { it.notes.size > written && it.notes.first().now != null }
                 .notes
                 .first()
         settle()
