@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,21 +42,19 @@ def refused(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def files_up_to(limit_bytes: int) -> Callable[[], None]:
-    """Stands for a full disk: a write beyond it fails."""
-
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return limited
+def with_files_up_to(limit_bytes: int, jvm: JvmDevice, folder: Path) -> JvmDevice:
+    """Stands for a full disk: a write beyond the limit fails. No preexec_fn: gRPC logs in a forked child."""
+    launcher = folder / "java"
+    launcher.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec prlimit --fsize={limit_bytes} '{jvm.java}' \"$@\"\n")
+    launcher.chmod(0o755)
+    return replace(jvm, java=str(launcher))
 
 
 def test_a_full_disk_is_told_and_with_space_the_job_ends(tmp_path: Path, jvm: JvmDevice) -> None:
     bundle = open_toy_bundle(tmp_path / "bundle")
-    limit = files_up_to(bundle.program_path.stat().st_size // 2)
+    limited = with_files_up_to(bundle.program_path.stat().st_size // 2, jvm, tmp_path)
     with serving(bundle, tmp_path) as (service, where):
-        with device(jvm, where.grpc, tmp_path, toy_examples(100), preexec_fn=limit) as kotlin:
+        with device(limited, where.grpc, tmp_path, toy_examples(100)) as kotlin:
             said = refused(kotlin)
         assert said.startswith("StoreFull: no space left to write ")
         assert "free some and start again" in said
