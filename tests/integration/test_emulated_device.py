@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def running(machine: Machine, *arguments: str, **pipes: Any) -> Iterator[subproc
             process.wait()
 
 
+def hashes_of_all(processes: Sequence[subprocess.Popen[str]]) -> list[dict[int, str]]:
+    """Reads them all at once: a device whose pipe is full waits, and a job waits for its devices."""
+    with ThreadPoolExecutor(len(processes)) as readers:
+        return list(readers.map(hashes_of, processes))
+
+
 def hashes_of(process: subprocess.Popen[str]) -> dict[int, str]:
     """The hash of every adapter version that a device held until it ended."""
     output, errors = process.communicate(timeout=TIMEOUT_S)
@@ -90,7 +97,7 @@ def test_a_session_holds_the_clouds_adapter_after_every_round(
             )
 
         with running(emulator, *device(0), **pipes) as there, running(NATIVE, *device(1), **pipes) as here:
-            held = [hashes_of(there), hashes_of(here)]
+            held = hashes_of_all([there, here])
     with closing(sqlite3.connect(tmp_path / "cloud" / "cooperllm.db")) as database:
         cloud = dict(database.execute("SELECT number, adapter_sha256 FROM versions"))
     assert len(set(cloud.values())) == ROUNDS + 1  # every round changed the adapter

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.emulated import NATIVE, Emulator
 from benchmarks.emulator_bundles import CLASSES
 from tests.integration.jvm_device import JvmDevice
-from tests.integration.test_emulated_device import JOB, ROUNDS, hashes_of, running
+from tests.integration.test_emulated_device import JOB, ROUNDS, hashes_of_all, running
 from tests.integration.tiny import write_table
 
 pytestmark = pytest.mark.emulator
@@ -48,7 +48,7 @@ def test_all_four_hold_the_clouds_adapter_after_every_round(
             where = ("--server", server, "--state", str(tmp_path / f"python-{number}"))
             python = running(NATIVE, "device", *where, "--data", str(data[number]), *told, **PIPES)
             started.append(devices.enter_context(python))
-        held = [hashes_of(process) for process in started]
+        held = hashes_of_all(started)
     with closing(sqlite3.connect(tmp_path / "cloud" / "cooperllm.db")) as database:
         cloud = dict(database.execute("SELECT number, adapter_sha256 FROM versions"))
     assert len(set(cloud.values())) == ROUNDS + 1  # every round changed the adapter
