@@ -144,7 +144,6 @@ class Conductor:
                 wanted_scores(self.federation.schedule, number),
             )
             over = one(connection, round_rows, round_rows.c.number == number) is not None
-            split = opening.split_now(connection, self.federation.split)
             if over:
                 connection.execute(sa.update(jobs).values(status="finished"))
         wanted = self.job.wanted_clients if number == 0 else self.job.min_reports
@@ -161,6 +160,8 @@ class Conductor:
             self.preparation.prepare_guides(number, state)
         found = self.preparation.guides(number)
         assert found is not None
+        with self.store.transaction() as connection:
+            split = opening.split_now(connection, self.federation.split)
         whole = opening.settings_of(
             self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )

@@ -59,6 +59,8 @@ def split_now(connection: Connection, settings: SplitSettings | None) -> Split |
     """
     if settings is None:
         return None
+    if not settings.is_open:
+        return decide(settings)
     query = (
         sa.select(reports.c.body)
         .join(tasks, tasks.c.task_id == reports.c.task_id)

@@ -43,6 +43,11 @@ class SplitSettings:
     boundary: int | None = None
     per_prefix: int | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the job leaves anything to decide."""
+        return self.boundary is None or self.per_prefix is None
+
 
 @dataclass(frozen=True)
 class Split:
@@ -87,9 +92,9 @@ def decide(settings: SplitSettings, measured: Sequence[Sequence[float]] = ()) ->
     share of its device's time counts, by the median, so that no device weighs more than another.
     """
     counted = choose(settings, settings.flops)
-    usable = [times for times in measured if _is_whole(times, len(settings.flops))]
-    if settings.boundary is not None and settings.per_prefix is not None:
+    if not settings.is_open:
         return Split(*counted, by="job")
+    usable = [times for times in measured if _is_whole(times, len(settings.flops))]
     if not usable:
         return Split(*counted)
     shares = [[ms / sum(times) for ms in times] for times in usable]

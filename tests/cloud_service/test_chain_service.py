@@ -22,7 +22,7 @@ from cloud_service.store import Store
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
 from protos import federation_pb2 as pb
-from tests.cloud_service.fake_device import FakeDevice, json_get
+from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import chain_layout, write_bundle
 from tests.cloud_service.small_service import QuadraticPublic, small_job, started
 from tests.cloud_service.test_kill import disturbed
@@ -41,11 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def run_job(address: str) -> list[FakeDevice]:
     devices = [FakeDevice(number, address, LAYOUT) for number in range(3)]
-    threads = [threading.Thread(target=device.session) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_sessions(devices)
     return devices
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from cloud_service.holding import listen
 from device_runtime.bundle import Bundle
-from tests.cloud_service.fake_device import FakeDevice, json_get
+from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import small_layout, write_bundle
 from tests.cloud_service.small_service import small_job, started
 
@@ -34,11 +34,7 @@ def undisturbed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dic
     service, where = started(bundle, tmp_path_factory.mktemp("undisturbed"), small_job(bundle))
     try:
         devices = [FakeDevice(number, where.grpc, LAYOUT) for number in range(3)]
-        threads = [threading.Thread(target=device.session) for device in devices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        run_sessions(devices)
         rows = json_get(where.http + "/v1/versions", "operator")
     finally:
         service.stop()

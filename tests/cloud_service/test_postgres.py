@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cloud_service.store import Store, StoreError
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
 from tests.cloud_service import postgres
-from tests.cloud_service.fake_device import FakeDevice, json_get
+from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import write_bundle
 from tests.cloud_service.small_service import small_job, started
 from tests.cloud_service.test_kill import disturbed
@@ -39,11 +38,7 @@ def versions(bundle: Bundle, folder: Path, **options: str) -> dict[int, str]:
     service, where = started(bundle, folder, small_job(bundle), **options)
     try:
         devices = [FakeDevice(number, where.grpc, bundle.layout) for number in range(3)]
-        threads = [threading.Thread(target=device.session) for device in devices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        run_sessions(devices)
         rows = json_get(where.http + "/v1/versions", "operator")
     finally:
         service.stop()

@@ -4,7 +4,6 @@ model.
 
 from __future__ import annotations
 
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from cloud_service.serve import Addresses, Service
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError, PortInUse, StoreInUse
 from protos import federation_pb2 as pb
-from tests.cloud_service.fake_device import FakeDevice, json_get
+from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import small_layout, write_bundle
 from tests.cloud_service.small_service import small_job, started
 
@@ -34,11 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def run_job(service: Service, where: Addresses, devices: int = 3) -> list[FakeDevice]:
     """Lets devices work until the job has finished."""
     found = [FakeDevice(number, where.grpc, LAYOUT) for number in range(devices)]
-    threads = [threading.Thread(target=device.session) for device in found]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_sessions(found)
     return found
 
 
@@ -238,11 +233,7 @@ def test_a_lost_device_is_refilled(bundle: Bundle, tmp_path: Path) -> None:
         steady.check_in()
         report = lost.result(task_of(lost))  # and is never seen again, until the end
         run_job_with = [steady, FakeDevice(2, where.grpc, LAYOUT)]
-        threads = [threading.Thread(target=device.session) for device in run_job_with]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        run_sessions(run_job_with)
         first = json_get(where.http + "/v1/rounds/0", "operator")
         assert sorted(task["status"] for task in first["tasks"]) == ["replaced", "reported", "reported"]
         assert first["diagnostics"]["reports"] == 2

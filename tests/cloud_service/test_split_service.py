@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from device_runtime.bundle import Bundle
-from tests.cloud_service.fake_device import FakeDevice, json_get
+from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import write_bundle
 from tests.cloud_service.small_service import small_job, started
 
@@ -30,11 +29,7 @@ def rounds_of(bundle: Bundle, folder: Path, **changes: Any) -> tuple[list[Any], 
         devices = [FakeDevice(number, where.grpc, bundle.layout) for number in range(3)]
         for device in devices:
             device.segment_ms = [(1.0 + device.number) * ms for ms in SLOW_START_MS]
-        threads = [threading.Thread(target=device.session) for device in devices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        run_sessions(devices)
         return json_get(where.http + "/v1/rounds", "operator"), devices
     finally:
         assert service.stop()

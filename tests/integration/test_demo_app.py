@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from tests.integration.demo_app import Session, figures, minilm, run
 
 SCREENS = 18
 LARGEST_BYTES = 60_000
-
-
-@pytest.fixture(autouse=True)
-def _tools() -> None:
-    missing = [tool for tool in ("mvn", "javac") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"{missing[0]} is not installed: the demo app is not tested here")
 
 
 @pytest.mark.ci

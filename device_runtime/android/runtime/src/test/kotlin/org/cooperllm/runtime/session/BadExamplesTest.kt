@@ -2,30 +2,13 @@ package org.cooperllm.runtime.session
 
 import org.cooperllm.protos.ReportStatus
 import org.cooperllm.runtime.ExamplesError
-import org.junit.After
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
-import org.junit.Before
-import org.junit.Rule
 import org.junit.Test
-import org.junit.rules.TemporaryFolder
 
 /** What an app may hand over by mistake: counted, refused or told, and the session goes on. */
-class BadExamplesTest {
-    @get:Rule
-    val temporary = TemporaryFolder()
-
-    private lateinit var world: World
-
-    @Before
-    fun open() {
-        world = World(temporary.newFolder())
-    }
-
-    @After
-    fun close() = world.close()
-
+class BadExamplesTest : InAWorld() {
     @Test
     fun `a label outside the classes is left out, a text of 100,000 characters cut, both are counted`() {
         val long = "w1 ".repeat(33_334).take(100_000)

@@ -12,35 +12,18 @@ import org.cooperllm.runtime.ProgramError
 import org.cooperllm.runtime.StoreError
 import org.cooperllm.runtime.bundle.Bundle
 import org.cooperllm.runtime.store.Kind
-import org.junit.After
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
-import org.junit.Before
-import org.junit.Rule
 import org.junit.Test
-import org.junit.rules.TemporaryFolder
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
 /** What a device meets that is wrong: each time one typed error of one line, nothing lost, and the next turn goes on. */
-class BadInputTest {
-    @get:Rule
-    val temporary = TemporaryFolder()
-
-    private lateinit var world: World
-
-    @Before
-    fun open() {
-        world = World(temporary.newFolder())
-    }
-
-    @After
-    fun close() = world.close()
-
+class BadInputTest : InAWorld() {
     @Test
     fun `a bundle that the cloud altered is told to both sides, and a whole one is used`() {
         val whole = world.cloud.artifacts.toMap()

@@ -8,33 +8,16 @@ import org.cooperllm.runtime.Stopped
 import org.cooperllm.runtime.update.SmallProgram
 import org.cooperllm.runtime.zo.AdapterVersion
 import org.cooperllm.runtime.zo.toArray
-import org.junit.After
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
-import org.junit.Before
-import org.junit.Rule
 import org.junit.Test
-import org.junit.rules.TemporaryFolder
 
 /** The adapter in use, what stays on the device, and the list of what left it. */
-class LearnedTest {
-    @get:Rule
-    val temporary = TemporaryFolder()
-
-    private lateinit var world: World
-
-    @Before
-    fun open() {
-        world = World(temporary.newFolder())
-    }
-
-    @After
-    fun close() = world.close()
-
+class LearnedTest : InAWorld() {
     @Test
     fun `without a bundle nothing is answered`() {
         assertThrows(BundleError::class.java) { world.evaluate(world.examples) }

@@ -7,31 +7,14 @@ import org.cooperllm.runtime.ProgramError
 import org.cooperllm.runtime.Stopped
 import org.cooperllm.runtime.TaskLost
 import org.cooperllm.runtime.zo.AdapterVersion
-import org.junit.After
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
-import org.junit.Before
-import org.junit.Rule
 import org.junit.Test
-import org.junit.rules.TemporaryFolder
 
 /** The session's phases in order, what it says to the cloud, what it refuses, and what an end in between leaves. */
-class SessionTest {
-    @get:Rule
-    val temporary = TemporaryFolder()
-
-    private lateinit var world: World
-
-    @Before
-    fun open() {
-        world = World(temporary.newFolder())
-    }
-
-    @After
-    fun close() = world.close()
-
+class SessionTest : InAWorld() {
     @Test
     fun `every phase of a whole session in order`() {
         assertEquals(Outcome(waitMs = 2000.0), world.turn(World.retry()))

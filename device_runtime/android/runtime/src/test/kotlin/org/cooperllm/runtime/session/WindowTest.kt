@@ -4,30 +4,14 @@ import org.cooperllm.protos.DirectionsTask
 import org.cooperllm.protos.ReportStatus
 import org.cooperllm.runtime.update.SmallProgram
 import org.cooperllm.runtime.zo.toArray
-import org.junit.After
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
-import org.junit.Before
-import org.junit.Rule
 import org.junit.Test
-import org.junit.rules.TemporaryFolder
 
 /** Tasks with a window: which segments run and are in memory, and how long hidden states are kept. */
-class WindowTest {
-    @get:Rule
-    val temporary = TemporaryFolder()
-
-    private lateinit var world: World
+class WindowTest : InAWorld() {
     private var rounds = 0L
-
-    @Before
-    fun open() {
-        world = World(temporary.newFolder())
-    }
-
-    @After
-    fun close() = world.close()
 
     @Test
     fun `what is outside a window is not loaded`() {
