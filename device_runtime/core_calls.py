@@ -31,11 +31,16 @@ class CoreCalls:
     `types` is the module device_runtime.core.
     """
 
-    def __init__(self, loaded: core.Core, types: ModuleType) -> None:
-        self._core, self._types = loaded, types
+    def __init__(self, loaded: core.Core, types: ModuleType, hidden_size: int) -> None:
+        self._core, self._types, self._hidden_size = loaded, types, hidden_size
         self._guides = HeldGuides(loaded)
         self._streamed: list[Direction] = []  # of the measurement in streaming order
         self._waiting: deque[int] = deque()  # its segments that have not run
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of a hidden state."""
+        return self._hidden_size
 
     @property
     def adapter(self) -> NDArray[np.float32]:
@@ -152,6 +157,13 @@ class CoreCalls:
         """
         with meaningful(self._types.CoreError):
             return self._core.finish()
+
+    def begun_bytes(self, batches: Iterable[Batch]) -> tuple[int, int]:
+        """What begin() holds of these batches: the bytes of one hidden state of each, together, and of what
+        goes with them however many states there are. See streaming.Sizes.
+        """
+        cells = [batch.input_ids.size for batch in batches]
+        return 4 * self.hidden_size * sum(cells), self._core.context_bytes * len(cells)
 
     def abandon(self) -> None:
         """Ends what begin() began, at any time, and frees its memory."""

@@ -64,7 +64,7 @@ class Engine(CoreCalls):
                 chain.head_tokens,
                 chain.vocabulary,
             )
-        super().__init__(loaded, core)
+        super().__init__(loaded, core, chain.hidden_size)
         self._left_bytes: int | None = None
         if max_memory_bytes is not None:
             self._left_bytes = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
@@ -83,11 +83,6 @@ class Engine(CoreCalls):
     def head_segment(self) -> int:
         """The head's number."""
         return self.bundle.manifest.chain.segments
-
-    @property
-    def hidden_size(self) -> int:
-        """D, the width of a hidden state."""
-        return self.bundle.manifest.chain.hidden_size
 
     def segment_digest(self, segment: int) -> bytes:
         """The SHA-256 of the adapter's slice of one segment."""

@@ -304,6 +304,9 @@ class Core:
         embed and head stay. What is needed again is loaded again by the call that runs it.
         """
     @property
+    def context_bytes(self) -> int:
+        """What `embed` gives a batch besides its hidden state, at most: `begin` keeps it for each batch."""
+    @property
     def planned_bytes(self) -> int:
         """The memory that all methods share for their activations, as the program was planned."""
     @property

@@ -147,6 +147,7 @@ void bind_class(nb::module_& m) {
       .def("set_pair_tokens", &PyCore::set_pair_tokens, "tokens"_a)
       .def("has_pairs", &PyCore::has_pairs, "first_segment"_a, "exit_segment"_a)
       .def("unload_except", &PyCore::unload_except, "segments"_a, "auxiliaries"_a = nb::list())
+      .def_prop_ro("context_bytes", &PyCore::context_bytes)
       .def_prop_ro("planned_bytes", &PyCore::planned_bytes)
       .def_prop_ro("loaded_methods", &PyCore::loaded_methods)
       .def_prop_ro("auxiliary_segments", &PyCore::auxiliary_segments)

@@ -133,6 +133,7 @@ class Chain {
   // it.
   void reserve_apart(const std::vector<Batch>& batches, size_t slots_a_batch);
   void release_apart();
+  size_t context_bytes() const noexcept;  // of one batch, at most
   size_t apart_slot(size_t batch) const noexcept { return first_apart_ + batch * slots_apart_; }
   zo_status embed_apart(size_t batch);  // of the batch that is set, to its first slot; throws std::bad_alloc
 

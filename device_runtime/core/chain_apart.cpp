@@ -22,6 +22,12 @@ void Chain::release_apart() {
   slots_apart_ = context_ = 0;
 }
 
+size_t Chain::context_bytes() const noexcept {
+  size_t total_bytes = 0;
+  for (const Buffer& buffer : contexts_[0].buffers) total_bytes += buffer.size_bytes();
+  return total_bytes;
+}
+
 // The context's buffers are made as large as this batch needs, once it is known.
 zo_status Chain::embed_apart(size_t batch) {
   ++counters.embed_runs;

@@ -201,6 +201,7 @@ class PyCore {
     const uint32_t segments = local_.chain().shape().segments;
     return exit_segment <= segments && local_.chain().has_pairs(first_segment, exit_segment);
   }
+  size_t context_bytes() const { return local_.chain().context_bytes(); }
   size_t planned_bytes() const { return local_.program().planned_bytes(); }
   std::vector<std::string> loaded_methods() {
     const Guard guard(*this);
