@@ -1,13 +1,13 @@
 """When a pipeline of stages is done with a guide's segments: the flow shop, without a clock.
 
-Stage l (guide sampling, link, device) takes p(l, k) seconds for segment k. A stage takes the segments in order, one at a
-time, and a segment enters a stage when the one before is done with it:
+Stage l (guide sampling, link, device) takes p(l, k) seconds for segment k. A stage takes the segments in
+order, one at a time, and a segment enters a stage when the one before is done with it:
 
     C(l, k) = max(C(l - 1, k), C(l, k - 1)) + p(l, k)
 
-C(last, last) is the makespan. One thing after the other takes the sum of all p. (S. M. Johnson, Naval Research
-Logistics Quarterly 1, 1954, is the case of two stages.) This is what a pipelined round is held to, and what
-`compression.choose` asks before it decides how many bytes a device is sent.
+C(last, last) is the makespan. One thing after the other takes the sum of all p. (S. M. Johnson, Naval
+Research Logistics Quarterly 1, 1954, is the case of two stages.) This is what a pipelined round is held to,
+and what `compression.choose` asks before it decides how many bytes a device is sent.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from cloud_service.pipeline import completion, makespan_s, serial_s
 
 
 def _simulated_s(stages_s: list[list[float]]) -> float:
-    """Steps from event to event: a stage that is free takes its next segment once that has left the stage before."""
+    """Steps from event to event: a free stage takes its next segment once that has left the stage before."""
     segments = len(stages_s[0])
     busy_until_s = [0.0] * len(stages_s)
     taken, left = [0] * len(stages_s), [0] * len(stages_s)
