@@ -5,6 +5,7 @@ signed.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
@@ -104,6 +105,9 @@ class GrpcService:
             client_id = self._caller("StreamGuides", data, context)
             chunks = self._federation.stream_guides(client_id, wire.parse(pb.StreamGuidesRequest(), data))
             for chunk in chunks:
+                if chunk is None:
+                    time.sleep(0.02)
+                    continue
                 encoded = chunk.SerializeToString()
                 self._federation.metrics.moved("guides", len(encoded))
                 yield encoded

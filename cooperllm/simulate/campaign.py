@@ -14,7 +14,7 @@ from cooperllm.simulate.ledger import SERVICE, device_name
 from cooperllm.simulate.live import View
 from cooperllm.simulate.material import Material
 from cooperllm.simulate.model_cache import exported_bundle
-from cooperllm.simulate.outcome import TITLES, Outcome, Run, figures_of
+from cooperllm.simulate.outcome import TITLES, Outcome, Run, figures_of, traffic_of
 from cooperllm.simulate.rounds import round_rows, round_spans
 from cooperllm.simulate.settings import VARIANTS, Settings, write_job
 from device_runtime.bundle import Bundle
@@ -41,6 +41,8 @@ def simulate(settings: Settings, view: View) -> Outcome:
         f"({settings.sharding}), "
         f"{len(first.public)} public, {len(first.eval)} to score with; {len(pools.class_names)} classes"
     )
+    if settings.links:
+        view.say(f"Links, in turn: {'; '.join(map(str, settings.links))}")
     settings.out.mkdir(parents=True, exist_ok=True)
     variants = list(VARIANTS) if settings.baselines else ["cooperllm"]
     runs: dict[tuple[str, int], Run] = {}
@@ -68,6 +70,8 @@ def simulate(settings: Settings, view: View) -> Outcome:
         chains=[stages.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
         blocks=[blocks.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
         refusals=[line for run in runs.values() for line in run.refusals],
+        crossings=runs["cooperllm", settings.seeds[0]].crossings,
+        traffic=traffic_of(runs["cooperllm", settings.seeds[0]].rows),
         duration_s=time.monotonic() - started_s,
     )
 
@@ -126,9 +130,13 @@ def _run(
     ]
     job = settings.job_for(variant, seed, bundle.folder.resolve(), public.resolve(), evaluation.resolve())
     title = TITLES[variant] if len(settings.seeds) == 1 else f"{TITLES[variant]}, seed {seed}"
-    # The run itself shows what a bundle costs to download; the comparisons need not pay for it again.
-    installed = None if variant == "cooperllm" else bundle
-    plan = Plan(title, place, write_job(place / "job.toml", job), files, job.rounds, seed, installed)
+    # The run itself shows what a bundle costs to download; the comparisons need not pay for it again. Over a
+    # link it would hide for minutes what rounds cost.
+    installed = None if variant == "cooperllm" and not settings.links else bundle
+    plan = Plan(
+        title, place, write_job(place / "job.toml", job), files, job.rounds, seed, installed,
+        links=settings.links,
+    )  # fmt: skip
     try:
         with Federation(plan) as federation:
             federation.run(view)
@@ -153,5 +161,6 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
         final=service.final_adapter(bundle.layout),
         skipped_examples=sum(device.skipped_examples for device in devices),
         truncated_examples=sum(device.truncated_examples for device in devices),
+        crossings=federation.crossings(),
         duration_s=time.monotonic() - started_s,
     )

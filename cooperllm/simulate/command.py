@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from cooperllm.simulate.link import parse_links
 from cooperllm.simulate.material import Sources
 from cooperllm.simulate.settings import Settings, job_table
 from cooperllm.simulate.shards import Sharding
@@ -66,6 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument(
         "--no-baselines", action="store_true", help="only the run itself, nothing to compare it with"
     )
+    link = parser.add_argument_group("link (default: none, everything on loopback)")
+    link.add_argument(
+        "--link",
+        metavar="SPEC",
+        help="put every device behind a link of its own: 4g, poor-4g, wifi, or "
+        '"down=2mbit,up=1mbit,rtt=80ms", also with jitter=5ms, stall=2s/60s (2 s every 60 s) and reset=20MB '
+        '(all connections break every 20 MB); several, separated by ";", go to the devices in turn. The '
+        "bundle is then on the devices from the start, as in an app that ships with it",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default runs/DATE-TIME)")
     output.add_argument(
@@ -93,6 +103,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         baselines=not options.no_baselines,
         drop_duplicates=options.drop_duplicates,
         job=job_table(options.job, {"rounds": options.rounds, "estimator": options.estimator}),
+        links=() if options.link is None else parse_links(options.link),
     )  # fmt: skip
 
 

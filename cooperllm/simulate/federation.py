@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from cooperllm.simulate.install import place_bundle, place_key
 from cooperllm.simulate.ledger import SERVICE, Ledger, device_name
+from cooperllm.simulate.link import Link, link_of
 from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children, Event
+from cooperllm.simulate.proxy import Proxies, Proxy
+from cooperllm.simulate.records import Crossing
 from cooperllm.simulate.rounds import Operator
 from device_runtime.bundle import Bundle
 from device_runtime.errors import CooperLLMError
@@ -30,7 +34,8 @@ MAX_RESTARTS = 100
 class Plan:
     """What one federated run needs: its folder, the job file in it, and one private file for each device.
 
-    With `installed`, devices hold that bundle from the start; without, they download it.
+    With `installed`, devices hold that bundle from the start; without, they download it. With `links`,
+    which are given to devices in turn, everything between a device and the service passes its link.
     """
 
     title: str
@@ -41,6 +46,7 @@ class Plan:
     seed: int
     installed: Bundle | None = None
     device_restart_after_s: float = 0.0
+    links: tuple[Link, ...] = ()
 
 
 class Federation:
@@ -57,6 +63,8 @@ class Federation:
         self.operator: Operator | None = None
         self.restarts = 0
         self._grpc = self._http = ""  # addresses, once the service has told them
+        self.proxies: list[Proxy] = []  # of each device, where there are links
+        self._opened = ExitStack()
         self._due_s: dict[int, float] = {}  # device -> when to start it again; all on the monotonic clock
         self._poll_due_s = self._history_due_s = 0.0
         self._heard_s = time.monotonic()
@@ -66,6 +74,7 @@ class Federation:
 
     def __exit__(self, *_: object) -> None:
         self.children.stop()
+        self._opened.close()
 
     def run(self, view: View, on_event: Callable[[Federation, Event], None] | None = None) -> Ledger:
         """Start everything, follow it to the end, return what was said. The service still answers afterwards.
@@ -140,10 +149,32 @@ class Federation:
         name = device_name(number)
         folder = self.plan.folder / name
         place_key(folder, self.plan.seed, number)
-        own = ["--server", self._grpc, "--data", self.plan.data[number], "--state", folder, "--threads", 1]
+        own = ["--data", self.plan.data[number], "--state", folder, "--threads", 1]
         # Patient: the service may just have been killed, and takes long to come back on a busy machine.
         patience = ["--first-contact-s", 120, "--until-finished"]
-        self._start(name, ["device", *own, *patience, "--format", "json"])
+        self._start(name, ["device", *self._where(number), *own, *patience, "--format", "json"])
+
+    def _where(self, number: int) -> list[str]:
+        """Where a device finds the service: directly, or through its link."""
+        if not self.proxies:
+            return ["--server", self._grpc]
+        grpc, http = (f"127.0.0.1:{port}" for port in self.proxies[number].ports)
+        return ["--server", grpc, "--artifacts", f"http://{http}"]
+
+    def _start_links(self) -> None:
+        """The service keeps its ports when it starts again, so the links outlive it."""
+        proxies = self._opened.enter_context(Proxies())
+        targets = [("127.0.0.1", int(_port(address))) for address in (self._grpc, self._http)]
+        for number in range(len(self.plan.data)):
+            seed = 1000 * self.plan.seed + number
+            self.proxies.append(proxies.add(link_of(self.plan.links, number), targets, seed))
+
+    def crossings(self) -> list[Crossing]:
+        """What passed each device's link; none without links."""
+        return [
+            Crossing(device_name(number), str(proxy.link), proxy.down_bytes, proxy.up_bytes)
+            for number, proxy in enumerate(self.proxies)
+        ]
 
     def _start(self, name: str, arguments: Sequence[object]) -> None:
         command = [sys.executable, "-m", "cooperllm", *map(str, arguments)]
@@ -155,6 +186,8 @@ class Federation:
         token = Path(event.body["operator_token_file"]).read_text(encoding="utf-8").strip()
         self.operator = Operator(self._http, token)
         if first:
+            if self.plan.links:
+                self._start_links()
             for number, name in enumerate(self.ledger.devices):
                 if self.plan.installed is not None:
                     place_bundle(self.plan.folder / name, self.plan.installed)

@@ -50,6 +50,7 @@ def write(
             busy_s=timeline.busy_s(first.spans),
             settings=_settings(settings, job, bundle),
             platform={**_data(pools, data, settings, first), **_platform()},
+            crossings=first.crossings,
         ),
     )
 
@@ -57,8 +58,9 @@ def write(
 def _subtitle(settings: Settings, first: Run) -> str:
     rounds = first.rows[-1].version
     seeds = "one seed" if len(settings.seeds) == 1 else f"{len(settings.seeds)} seeds"
+    where = "behind links of their own" if settings.links else "on loopback"
     return (
-        f"{rounds} rounds of real device processes with the real service on loopback, {seeds}; "
+        f"{rounds} rounds of real device processes with the real service {where}, {seeds}; "
         f"the first run took {first.duration_s:.0f} s"
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cooperllm.simulate import blocks, stages
-from cooperllm.simulate.records import Curve, Figure, RoundRow
+from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
+from cooperllm.simulate.report import bytes_text
 from cooperllm.simulate.rounds import FinalAdapter
 from cooperllm.simulate.timeline import Span
 from device_runtime.errors import CooperLLMError
@@ -42,6 +43,7 @@ class Run:
     skipped_examples: int
     truncated_examples: int
     duration_s: float
+    crossings: Sequence[Crossing] = ()
 
     @property
     def accuracy(self) -> float:
@@ -65,6 +67,8 @@ class Outcome:
     duration_s: float
     chains: Sequence[Mapping[str, Any] | None] = ()  # of each seed's run; None without a chain
     blocks: Sequence[Sequence[Mapping[str, Any]]] = ()  # of each seed's run; empty without blocks
+    crossings: Sequence[Crossing] = ()  # of the first seed's run; empty without links
+    traffic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of the same, see traffic_of
 
     def lines(self) -> list[str]:
         """The result for people."""
@@ -77,6 +81,13 @@ class Outcome:
             lines += stages.lines(chain) if chain else []
         for cuts in self.blocks:
             lines += blocks.lines(cuts)
+        if self.crossings:
+            down, up = (
+                bytes_text(sum(getattr(item, way) for item in self.crossings))
+                for way in ("down_bytes", "up_bytes")
+            )
+            guides = bytes_text(self.traffic.get("downlink_bytes", {}).get("guides", 0))
+            lines.append(f"Links: {down} down ({guides} of it guides), {up} up, all devices together")
         if self.unequal:
             lines += [f"NOT EQUAL: {line}" for line in self.unequal]
         else:
@@ -99,6 +110,8 @@ class Outcome:
             "adapter_sha256": list(self.adapter_sha256),
             "refusals": list(self.refusals),
             "duration_s": self.duration_s,
+            "traffic": self.traffic,
+            **({"links": [asdict(item) for item in self.crossings]} if self.crossings else {}),
             **({"chain": list(self.chains)} if any(self.chains) else {}),
             **({"blocks": list(self.blocks)} if any(self.blocks) else {}),
         }
@@ -115,6 +128,11 @@ def figures_of(
         elif (key, seeds[0]) in runs:
             figures.append(Figure(key, name, explanation, [runs[key, seed].accuracy for seed in seeds]))
     return figures
+
+
+def traffic_of(rows: Sequence[RoundRow]) -> dict[str, dict[str, int]]:
+    """Payload bytes of a run by direction and kind, as the service counted them."""
+    return {way: total_bytes(rows, way) for way in ("downlink_bytes", "uplink_bytes")}
 
 
 def curves_of(runs: Mapping[tuple[str, int], Run]) -> list[Curve]:

@@ -85,6 +85,16 @@ class Curve:
         )
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """What passed one device's link, as bytes of TCP payload: with the overhead of gRPC and HTTP."""
+
+    device: str
+    link: str
+    down_bytes: int
+    up_bytes: int
+
+
 def append_rows(path: Path, rows: Sequence[RoundRow]) -> None:
     """Append rows to metrics.jsonl."""
     with path.open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from cooperllm.simulate import plots, stages
-from cooperllm.simulate.records import Curve, Figure, RoundRow, total_bytes
+from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
 
 FILES: dict[str, str] = {
     "metrics.jsonl": "every version: accuracy, loss, traffic by kind, seconds, every hash",
@@ -36,6 +36,7 @@ class Findings:
     busy_s: Mapping[str, float]
     settings: Mapping[str, str]
     platform: Mapping[str, str]
+    crossings: Sequence[Crossing] = ()
 
 
 def write(folder: Path, findings: Findings) -> Path:
@@ -63,6 +64,7 @@ def render(findings: Findings, folder: Path) -> str:
         equality=_equality(findings.rows),
         traffic=_traffic(findings.rows),
         time=_time(findings.busy_s),
+        links=_links(findings.crossings),
         settings=_pairs(findings.settings),
         platform=_pairs(findings.platform),
         files="<table>" + "".join(
@@ -179,6 +181,25 @@ def _traffic(rows: Sequence[RoundRow]) -> str:
                 f"<td class='number'>{bytes_text(count / rounds / devices)}</td></tr>"
             )
     return f"<table>{''.join(lines)}</table>"
+
+
+def _links(crossings: Sequence[Crossing]) -> str:
+    """The section about the devices' links, of the first seed's run; nothing without any."""
+    if not crossings:
+        return ""
+    lines = [
+        "<tr><th>Device</th><th>Link</th><th class='number'>down</th><th class='number'>up</th></tr>",
+        *(
+            f"<tr><td>{escape(item.device)}</td><td>{escape(item.link)}</td>"
+            f"<td class='number'>{bytes_text(item.down_bytes)}</td>"
+            f"<td class='number'>{bytes_text(item.up_bytes)}</td></tr>"
+            for item in crossings
+        ),
+    ]
+    return (
+        f'<section><h2>Links</h2><div class="wide"><table>{"".join(lines)}</table></div><p class="soft">All '
+        "bytes that passed, with what gRPC and HTTP add; the bundle was on the devices before.</p></section>"
+    )
 
 
 def _time(busy_s: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_service.job import Job, from_table
+from cooperllm.simulate.link import Link
 from cooperllm.simulate.material import Sources
 from cooperllm.simulate.shards import Sharding
 from device_runtime.errors import OptionError
@@ -67,6 +68,7 @@ class Settings:
     job: Mapping[str, Any] = field(
         default_factory=dict
     )  # DEFAULT_JOB, then --job's file, then single options
+    links: tuple[Link, ...] = ()  # given to devices in turn; none: loopback
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= 256:

@@ -95,6 +95,7 @@ def test_unknown_command_and_missing_command_are_usage_errors() -> None:
         (["simulate", "--shards", "round"], 'use "iid" or "dirichlet:"'),
         (["simulate", "--devices", "0"], "--devices 0: use 1 to 256"),
         (["simulate", "--public", "0"], "--public 0: use at least 1"),
+        (["simulate", "--link", "5g"], "--link 5g: 5g is no known link; use 4g, poor-4g, wifi, or down=RATE"),
         (["simulate", "--job", "absent.toml"], "--job absent.toml: cannot be read"),
     ],
 )

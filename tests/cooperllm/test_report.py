@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cooperllm.simulate import plots, records, report
-from cooperllm.simulate.records import Curve, Figure, RoundRow
+from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow
 from cooperllm.simulate.report import Findings
 
 SHA256 = ["0a" * 32, "0b" * 32]
@@ -58,6 +58,14 @@ def test_the_page_shows_points_bytes_and_equality(tmp_path: Path) -> None:
     assert "<none>" not in page
     assert 'src="http' not in page
     assert 'href="metrics.jsonl"' not in page  # the file is not there
+
+
+def test_links_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    crossings = [Crossing("device-0", "2 Mbit/s down", 12_300_000, 45_600)]
+    page = report.render(dataclasses.replace(findings(ROWS), crossings=crossings), tmp_path)
+    for shown in ("2 Mbit/s down", "12.3 MB", "45.6 kB"):
+        assert shown in page, shown
+    assert "<h2>Links</h2>" not in report.render(findings(ROWS), tmp_path)
 
 
 def test_a_single_different_copy_is_told(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def simulate(task: TinyTask, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+LINK = ["--link", "down=20mbit,up=10mbit,rtt=8ms"]
 COMPARED = {"cooperllm", "public_alone", "devices_alone", "shuffled", "oracle"}
 
 
@@ -206,11 +207,16 @@ def test_the_command_leaves_a_whole_run_folder(
     job = tmp_path / "job.toml"
     job.write_text("directions_per_task = 4\nbatch_examples = 8\nevaluate_every_rounds = 1\n")
     done = subprocess.run(
-        simulate(tiny_task, out, "--rounds", "3", "--job", str(job), "--format", "json", *options),
+        simulate(tiny_task, out, "--rounds", "3", "--job", str(job), "--format", "json", *LINK, *options),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    assert [item["link"] for item in result["links"]] == ["20 Mbit/s down, 10 Mbit/s up, 8 ms round trip"] * 2
+    # What the service counted went through the links, and what gRPC and HTTP add.
+    for way in ("down", "up"):
+        counted = sum(result["traffic"][f"{way}link_bytes"].values())
+        assert counted < sum(item[f"{way}_bytes"] for item in result["links"]) < 3 * counted + 100_000
     assert result["unequal"] == []
     assert set(result["accuracy"]) == figures
     rows = read_rows(out / "metrics.jsonl")
