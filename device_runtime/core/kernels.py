@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.core import _core
+from device_runtime.zo import version
 from device_runtime.zo.direction import Direction, Guide, refuse_below_grid
 from device_runtime.zo.errors import CodeError, NotFinite, OutOfRange, ZoError
 from device_runtime.zo.layout import Layout, LayoutTensor
@@ -143,6 +144,22 @@ def decode_integers(data: bytes, count: int) -> NDArray[np.int32]:
     values = np.empty(count, np.int32)
     _raise_unless_decoded(_core.decode_integers(data, values))
     return values
+
+
+def encode_delta(before: NDArray[np.float32], after: NDArray[np.float32], layout: Layout) -> bytes:
+    """Return the delta between two adapters, as device_runtime.zo.version does.
+
+    Raises LayoutError when either is not of the layout: a mistake of the caller.
+    """
+    return version.encode_delta(before, after, layout, encode_integers)
+
+
+def decode_delta(delta: bytes, before: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """Return the adapter that a delta leads to, as device_runtime.zo.version does.
+
+    Raises VersionError when the delta is damaged, or made for another adapter: the caller fetches a snapshot.
+    """
+    return version.decode_delta(delta, before, layout, decode_integers)
 
 
 def encode_guide(values: NDArray[np.float32], step: float) -> bytes:
