@@ -116,6 +116,19 @@ class Artifacts:
             )
         return data
 
+    def part(self, sha256_hex: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """Some of a file's bytes, unchecked: whoever gets all of them checks them. Raises ArtifactError when
+        the file is not here.
+        """
+        try:
+            with self.path(sha256_hex).open("rb") as file:
+                file.seek(offset_bytes)
+                return file.read(size_bytes)
+        except OSError:
+            raise ArtifactError(
+                f"artifact {sha256_hex} is not in {self.folder}: restore the data folder"
+            ) from None
+
     def remove(self, sha256_hex: str) -> None:
         """Forgets a file; nothing happens when it is not here."""
         self.path(sha256_hex).unlink(missing_ok=True)

@@ -2,8 +2,9 @@
 
 Every decision is read from the database and every result is written there before anybody sees it, so the
 conductor may be killed at any moment: its successor repeats what was not committed and gets the same bits,
-because `rounds` is pure and the public side deterministic. Round r is about version r; its guides were
-computed from version r-1 while round r-1 was out (those of round 0 from version 0).
+because `rounds` is pure and the public side deterministic. Round r is about version r. Its guide is sampled
+from version r-1 while round r-1 is out, or, with a staleness of 0, from version r while devices already
+stream it (that of round 0 before it opens).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from sqlalchemy.engine import Row
 
 from cloud_service import leases, opening, rounds
 from cloud_service.chain import wanted_scores
-from cloud_service.directions import Float32
+from cloud_service.directions import Float32, Guides
 from cloud_service.federation import Federation
 from cloud_service.head_share import counts_as_head
-from cloud_service.messages import task_guides
-from cloud_service.plan import RoundPlan, RoundState
+from cloud_service.plan import CohortMember, RoundPlan, RoundState
 from cloud_service.preparation import Preparation
-from cloud_service.store import guides, jobs, latest_version, one, unfinished_round, versions
+from cloud_service.shelf import AS_SAMPLED
+from cloud_service.store import jobs, latest_version, one, unfinished_round, versions
 from cloud_service.store import metrics as metric_rows
 from cloud_service.store import rounds as round_rows
 from cloud_service.versions import prune, version_row
@@ -53,7 +54,7 @@ class Conductor:
         self.federation = federation
         self.preparation = preparation
         self.store, self.artifacts = federation.store, federation.artifacts
-        self.job, self.layout = federation.job, federation.layout
+        self.job, self.layout, self.shelf = federation.job, federation.layout, federation.shelf
         self._bundle_adapter = bundle_adapter
         self._clock_s = clock_s
         self._ticked_s = clock_s()
@@ -116,8 +117,9 @@ class Conductor:
             self._work[1].add_done_callback(lambda _: self.wake.set())
 
     def _compute(self, state: RoundState) -> None:
-        if state.version + 1 < self.job.rounds:
-            self.preparation.prepare_guides(state.version + 1, state)
+        number = state.version + self.job.guide_staleness
+        if number < self.job.rounds:
+            self.preparation.sample_guides(number, state)
         if self._evaluates(state.version):
             self.preparation.evaluate(state)
 
@@ -156,23 +158,35 @@ class Conductor:
             return True
         cohort = rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
         state = self._state(newest)
-        if self.preparation.guides(number) is None:
-            self.preparation.prepare_guides(number, state)
-        found = self.preparation.guides(number)
-        assert found is not None
+        found, sampled = self._guides(number, state)
         with self.store.transaction() as connection:
             split = opening.split_now(connection, self.federation.split)
         whole = opening.settings_of(
             self.job, self.federation.active_segments, self.preparation.scale_sha256()
         )
         settings = opening.staged(opening.divided(whole, split), self.federation.schedule, state)
-        of_head = counts_as_head(settings, found, self.preparation.scale(), self.layout)
+        of_head = counts_as_head(settings, found, sampled, self.preparation.scale(), self.layout)
         settings = replace(settings, counts_as_head=of_head)
-        chosen = [item for item in known if item.client_id in cohort]
+        chosen = [replace(item, guide_level=self._level(item)) for item in known if item.client_id in cohort]
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
         facts = opening.decided(split, self.federation.schedule, state)
         self._commit_opening(number, plan, cohort, facts)
         return True
+
+    def _guides(self, number: int, state: RoundState) -> tuple[Guides, Float32 | None]:
+        """What a round's guide is called, and its values; where it is still to be sampled, the last one's."""
+        of = number
+        if self.shelf.guides(number) is None:
+            announced = self.job.guide_staleness == 0 and self.preparation.announce_guides(number, state)
+            of = number - 1 if announced else number
+        if of == number:
+            self.preparation.sample_guides(number, state)
+        found = self.shelf.guides(number)
+        assert found is not None  # announced or sampled
+        return found, next(iter(self.shelf.received(of, [AS_SAMPLED]).values()), None)
+
+    def _level(self, member: CohortMember) -> int:
+        return self.job.guide_level or AS_SAMPLED
 
     def _commit_opening(
         self,
@@ -192,8 +206,7 @@ class Conductor:
             if plan is not None:
                 kind = "score_segments" if plan.scores else "directions"
                 leases.offer(connection, number, kind, cohort, times)
-                if any(task_guides(plan, task) for task in plan.tasks):
-                    connection.execute(sa.update(guides).where(guides.c.round == number).values(sent=True))
+                leases.name_guides(connection, plan)
             if self._evaluates(number):
                 leases.offer(connection, number, "evaluate", cohort, times)
             opening.keep_decided(connection, number, facts)
@@ -226,7 +239,9 @@ class Conductor:
             return
         before = self._state(newest)
         plan = RoundPlan.from_bytes(self.artifacts.get(out.plan_sha256))
-        after, record, diagnostics = rounds.apply(before, plan, found, self.layout, self.preparation.scale())
+        received = self.shelf.received(out.number, plan.levels() or (AS_SAMPLED,))
+        scale = self.preparation.scale()
+        after, record, diagnostics = rounds.apply(before, plan, found, received, self.layout, scale)
         if after.version == before.version:
             self._fail(out, f"round {out.number}: no report was usable: lower the learning rate or epsilon")
             return

@@ -5,6 +5,8 @@ Fields that also travel are named as in federation.proto.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,20 +71,34 @@ class Record:
 
 @dataclass(frozen=True)
 class Guide:
-    """A vector that devices may receive; `values` has n entries, zero outside `segments`."""
+    """A vector u that devices may receive, by its name; it is zero outside `segments`."""
 
-    sha256: bytes  # of the segments' float32 bytes, concatenated
+    name: bytes  # 32 bytes
     segments: tuple[int, ...]
-    values: Float32
+    length: float  # |u|, about: what it is made to have, before it is compressed
 
 
 @dataclass(frozen=True)
 class Guides:
-    """What public data say about the round's version: S^2 times their gradient is `norm * gradient.values`.
+    """What public data say about a version: S^2 times their gradient is `norm * u`, u the guide as sampled.
 
-    S is the diagonal matrix of the scale (I without one). The values are made as long as the scale is on the
-    guide's segments, so that noise and guide are of one size.
+    S is the diagonal matrix of the scale (I without one). u is made about as long as the scale is on the
+    guide's segments, so that noise and guide are of one size. A device receives u at some level of
+    compression (see compression.py), under a name of its own. All of this is known before u is.
     """
 
-    gradient: Guide | None = None
+    base: bytes = b""  # what the names derive from; empty: there is no guide
+    segments: tuple[int, ...] = ()
+    length: float = 0.0
     norm: float = 0.0
+
+    def at(self, level: int) -> Guide | None:
+        """The guide at a level of compression, or None where there is no guide."""
+        if not self.base:
+            return None
+        name = hashlib.sha256(self.base + level.to_bytes(4, "little")).digest()
+        return Guide(name, self.segments, self.length)
+
+
+Received = Mapping[bytes, Float32]
+"""The guides of a round as devices received them, decoded: name -> (n,) values, zero outside the segments."""

@@ -14,13 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from cloud_service import acceptance, leases, messages, rounds, wire
+from cloud_service import acceptance, guide_stream, leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.chain import ChainSettings
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
 from cloud_service.plan import RoundPlan
+from cloud_service.shelf import Shelf
 from cloud_service.split import SplitSettings
 from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
 from cloud_service.store import rounds as round_rows
@@ -50,6 +51,7 @@ class Federation:
     bundle_sha256: str
     active_segments: tuple[int, ...]
     metrics: Metrics
+    shelf: Shelf
     enrollment_token: str = ""
     artifacts_url: str = ""
     wake: Callable[[], None] = lambda: None
@@ -167,7 +169,7 @@ class Federation:
             task.score_segments.CopyFrom(messages.score_segments_task(asked))
             return
         size_bytes = self.artifacts.size_bytes(scale_sha256) if scale_sha256 else 0
-        task.directions.CopyFrom(messages.directions_task(plan, asked, self.layout, size_bytes))
+        task.directions.CopyFrom(messages.directions_task(plan, asked, size_bytes))
 
     def _take_over(
         self, connection: Connection, out: Row[Any], client: Row[Any]
@@ -186,7 +188,9 @@ class Federation:
         connection.execute(
             sa.update(round_rows).where(round_rows.c.number == out.number).values(plan_sha256=name)
         )
-        return leases.replace(connection, expired, client.client_id, self.times), name
+        lease = leases.replace(connection, expired, client.client_id, self.times)
+        leases.name_guides(connection, plan)
+        return lease, name
 
     def _plan(self, name: str) -> RoundPlan:
         return RoundPlan.from_bytes(self.artifacts.get(name))
@@ -196,8 +200,12 @@ class Federation:
             retry=pb.RetryWindow(min_ms=self.job.retry_min_ms, max_ms=self.job.retry_max_ms)
         )
 
-    def stream_guides(self, client_id: str, request: pb.StreamGuidesRequest) -> Iterator[pb.GuideChunk]:
-        """The chunks of a task's guides; the checks are made before the first is asked for."""
+    def stream_guides(
+        self, client_id: str, request: pb.StreamGuidesRequest
+    ) -> Iterator[pb.GuideChunk | None]:
+        """The chunks of a task's guides, None for "not ready, ask again"; all checks but that of where it
+        starts are made before the first is asked for.
+        """
         wire.check_stream_guides(request)
         with self.store.transaction() as connection:
             lease = one(connection, tasks, tasks.c.task_id == request.task_id, tasks.c.holder == client_id)
@@ -208,7 +216,7 @@ class Federation:
         asked = plan.task(client_id)
         if asked is None or lease.round != out.number:
             raise wire.WireError("NOT_FOUND", "this task is over: check in again")
-        return messages.guide_chunks(messages.task_guides(plan, asked), self.layout, request.first_chunk)
+        return guide_stream.chunks(self.shelf, plan, asked, request)
 
     def send_report(self, client_id: str, report: pb.Report) -> pb.Ack:
         """Stores a report once, however often it is sent."""

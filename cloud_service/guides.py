@@ -7,15 +7,14 @@ computed once and kept. Everything is deterministic: fixed batches, one thread, 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.directions import Float32, Float64, Guide, Guides
+from cloud_service.directions import Float32, Float64
 from device_runtime.bundle import Bundle
 from device_runtime.examples import Example
 from device_runtime.text import Tokenizer
@@ -39,6 +38,7 @@ class _Kept:
     context: tuple[torch.Tensor, ...]  # what `embed` made of it besides the hidden states
     attention_mask: torch.Tensor  # float32 [B,T]
     labels: torch.Tensor  # int64 [B]; [B,T] where the targets are tokens
+    part: int = 0
 
 
 def open_model(bundle: Bundle, model: str = "") -> Model:
@@ -62,20 +62,28 @@ class Objective:
     """The mean loss of labelled examples as a function of the adapter's active segments.
 
     `adapter` arguments are float32 (n,); outside the active segments they must be the bundle's adapter.
+    Example i belongs to part i mod `parts`; a batch has examples of one part.
     """
 
     def __init__(
-        self, model: Model, bundle: Bundle, examples: Sequence[Example], active_segments: Sequence[int]
+        self,
+        model: Model,
+        bundle: Bundle,
+        examples: Sequence[Example],
+        active_segments: Sequence[int],
+        parts: int = 1,
     ) -> None:
         self.layout, self.classes = bundle.layout, len(bundle.class_names)
         self.segments = tuple(active_segments)
         self.examples = len(examples)
-        parts = [np.arange(self.layout.parameters)[self.layout.segment_slice(k)] for k in self.segments]
-        self.active = np.concatenate(parts)  # the numbers of the parameters that move
+        numbers = [np.arange(self.layout.parameters)[self.layout.segment_slice(k)] for k in self.segments]
+        self.active = np.concatenate(numbers)  # the numbers of the parameters that move
         self._model = model
         self._first = self.segments[0]
+        self.parts = min(parts, max(1, len(examples)))
         batches = list(self._keep(bundle, examples))
-        self._batches = _joined(batches) if self._first == len(model.segments) else batches
+        joined = self._first == len(model.segments) and self.parts == 1
+        self._batches = _joined(batches) if joined else batches
 
     def loss_and_gradient(self, adapter: Float32, rows: Iterable[int] | None = None) -> tuple[float, Float64]:
         """Mean loss (nats) and its gradient (n,), zero in inactive segments, over some or all examples."""
@@ -141,19 +149,37 @@ class Objective:
                     scale[tensor.span] = np.sqrt(unit / (squares[tensor.span] + least))
         return scale.astype(np.float32)
 
-    def guides(self, adapter: Float32, scale: Float32 | None) -> Guides:
-        """The public gradient at an adapter in the scale's metric, S^2 grad; no guide where it is zero."""
-        _, gradient = self.loss_and_gradient(adapter)
-        parts = [self.layout.segment_slice(segment) for segment in self.segments]
+    def sampled(
+        self, adapter: Float32, scale: Float32 | None, first_part: int = 0
+    ) -> Iterator[tuple[int, Float64]]:
+        """The public gradient at an adapter in the scale's metric, S^2 grad, as (segment, values), ascending.
+
+        Of one part, all of it comes from one pass, which ends at the first segment, so nothing is there
+        before all is. Of several, segment k is of the examples of part first_part + k alone (counted round):
+        a pass for each segment, back to it and no further, so the first is there after the first pass.
+        """
         s = np.ones(self.layout.parameters) if scale is None else scale.astype(np.float64)
-        gradient = gradient * s * s
-        length = float(np.sqrt(np.sum(gradient * gradient)))
-        if length == 0.0:
-            return Guides()
-        wanted = float(np.sqrt(sum(float(np.sum(s[part] * s[part])) for part in parts)))
-        values = (gradient * (wanted / length)).astype(np.float32)
-        digest = hashlib.sha256(b"".join(values[part].astype("<f4").tobytes() for part in parts))
-        return Guides(Guide(digest.digest(), self.segments, values), length / wanted)
+        whole = self.loss_and_gradient(adapter)[1] if self.parts == 1 else None
+        for segment in self.segments:
+            span = self.layout.segment_slice(segment)
+            part = (first_part + segment) % self.parts
+            values = self._segment_gradient(adapter, segment, part) if whole is None else whole[span]
+            yield segment, values * s[span] * s[span]
+
+    def _segment_gradient(self, adapter: Float32, segment: int, part: int) -> Float64:
+        """The mean loss's gradient in one segment over one part of the examples."""
+        import torch
+
+        self._model.load_adapter(adapter)
+        span = self.layout.segment_slice(segment)
+        gradient, count_sum = np.zeros(span.stop - span.start), 0.0
+        for batch in self._batches:
+            if batch.part == part:
+                loss, count, _ = self._run(batch, batch.labels, gradient_from=segment)
+                (found,) = torch.autograd.grad(loss.sum(), [self._model.adapter])
+                gradient += found.numpy()[span].astype(np.float64)
+                count_sum += float(count.sum())
+        return gradient / count_sum
 
     def _keep(self, bundle: Bundle, examples: Sequence[Example]) -> Iterable[_Kept]:
         """Batches of texts of similar length, run up to the first active segment."""
@@ -161,11 +187,9 @@ class Objective:
 
         tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
         lengths = [len(tokenizer.ids(example.text)[0]) for example in examples]
-        order = sorted(range(len(examples)), key=lambda row: (lengths[row], row))
         model = self._model
         model.load_adapter(bundle.adapter)
-        for start in range(0, len(order), _ROWS):
-            rows = tuple(order[start : start + _ROWS])
+        for rows in self._alike(lengths):
             arrays = _encoded(bundle, tokenizer, [examples[row] for row in rows])
             ids, ones, labels = (torch.from_numpy(array) for array in arrays)
             with torch.no_grad():
@@ -176,20 +200,26 @@ class Objective:
                 if self._first == len(model.segments):
                     # The head alone moves: keep what it reads of a text, not the text's every token.
                     hidden, real = model.head.task.condensed(hidden, real)
-            yield _Kept(rows, hidden, tuple(context), real, labels)
+            yield _Kept(rows, hidden, tuple(context), real, labels, rows[0] % self.parts)
+
+    def _alike(self, lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """The examples' numbers, a batch at a time: of one part, and of similar length."""
+        for part in range(self.parts):
+            order = sorted(range(part, len(lengths), self.parts), key=lambda row: (lengths[row], row))
+            for start in range(0, len(order), _ROWS):
+                yield tuple(order[start : start + _ROWS])
 
     def _run(
-        self, batch: _Kept, labels: torch.Tensor, head_alone: bool = False
+        self, batch: _Kept, labels: torch.Tensor, gradient_from: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `Model.results` gives of a kept batch under the loaded adapter; with gradients of the head
-        alone where those of the segments, by far the most work, are not wanted.
+        """What `Model.results` gives of a kept batch under the loaded adapter; with gradients from a segment
+        on, where those of the segments before, which are work, are not wanted.
         """
         import torch
 
-        model, hidden = self._model, batch.hidden
-        last = len(model.segments)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not head_alone):
-            for k in range(self._first, last):
+        model, hidden, wanted = self._model, batch.hidden, torch.is_grad_enabled()
+        for k in range(self._first, len(model.segments)):
+            with torch.set_grad_enabled(wanted and k >= gradient_from):
                 hidden = model.segments[k](hidden, *batch.context, *model.segment_tensors(k))
         return model.results(hidden, batch.attention_mask, labels)
 
@@ -213,7 +243,7 @@ class Objective:
         squares = np.zeros(self.layout.parameters)
         for batch in self._batches:
             labels = batch.labels if label is None else torch.full_like(batch.labels, label)
-            loss, _, _ = self._run(batch, labels, head_alone=label is not None)
+            loss, _, _ = self._run(batch, labels, 0 if label is None else len(self._model.segments))
             for row in range(len(batch.rows)):
                 (part,) = torch.autograd.grad(loss[row], [self._model.adapter], retain_graph=True)
                 squares += part.numpy().astype(np.float64) ** 2

@@ -5,19 +5,24 @@ from __future__ import annotations
 from cloud_service import estimators, messages
 from cloud_service.directions import Float32, Guides
 from cloud_service.plan import RoundSettings
+from cloud_service.shelf import AS_SAMPLED
 from device_runtime.concentration import Supplies, weigh
 from device_runtime.errors import BudgetExceeded
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
 
 
-def counts_as_head(settings: RoundSettings, guides: Guides, scale: Float32 | None, layout: Layout) -> bool:
+def counts_as_head(
+    settings: RoundSettings, guides: Guides, sampled: Float32 | None, scale: Float32 | None, layout: Layout
+) -> bool:
     """Whether a device would, once it has the scale and the guide; see device_runtime/concentration.py.
 
+    `sampled` (n,) is the guide, or that of the round before while it is not sampled yet; None: there is none.
     One pass over the active parameters. Also True where it would refuse such directions at all: then it is
     asked for few.
     """
-    named = estimators.direction(settings, guides, layout, settings.seed, 1)
+    guide = None if sampled is None else guides.at(AS_SAMPLED)
+    named = estimators.direction(settings, guide, layout, settings.seed, 1)
     task = pb.DirectionsTask(
         epsilon=settings.epsilon,
         active_segments=settings.active_segments,
@@ -25,11 +30,8 @@ def counts_as_head(settings: RoundSettings, guides: Guides, scale: Float32 | Non
     )
     spans = {segment: layout.segment_slice(segment) for segment in settings.active_segments}
     received = {}
-    if guides.gradient is not None:
-        values, named_segments = guides.gradient.values, guides.gradient.segments
-        received[guides.gradient.sha256] = {
-            segment: values[layout.segment_slice(segment)] for segment in named_segments
-        }
+    if guide is not None and sampled is not None:
+        received[guide.name] = {segment: sampled[layout.segment_slice(segment)] for segment in guide.segments}
     try:
         return weigh(task, Supplies(scale, received), spans, layout.segments[-1]).head_scalars > 0
     except BudgetExceeded:

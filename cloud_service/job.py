@@ -25,7 +25,8 @@ else:
 class Job:
     """One job's settings; every field is a key of the TOML file. Raises OptionError: correct the file.
 
-    None stands for "auto": the variance-optimal `guide_weight`, the `boundary` and `per_prefix` that cost
+    None stands for "auto": the variance-optimal `guide_weight`, the `guide_level` that hides the downlink
+    (see compression.py), the `boundary` and `per_prefix` that cost
     least (see split.py), the `chain_start` that the devices' scores say (see chain.py). `active_segments` is
     "all", "head" or a list.
     """
@@ -48,6 +49,11 @@ class Job:
     learning_rate_decay: str = "linear"  # to 0 over the job's rounds; or "none"
     momentum: float = 0.9
     guide_weight: float | None = None
+    guide_sampling: str = "whole"  # or "by_segment": each segment's from its own part of the public examples
+    guide_staleness: int = 1  # versions between the one a guide was sampled from and the round's: 0 or 1
+    guide_level: int | None = None  # of compression, 0 for float32; None: chosen for each device
+    guide_cosine: float = 0.95  # the least, of a guide as received with the guide as sampled
+    pipelined: bool = True  # sampling, downlink and computing of a guide overlap, segment by segment
     isotropic_fraction: float = 0.5
     paper_form: bool = False
     exact_head: bool = False  # slopes in the head alone, without differences

@@ -6,6 +6,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "estimator": ("isotropic", "zgr", "fedspzo", "chainfed"),
     "directions": ("shared", "per_device"),
     "learning_rate_decay": ("linear", "none"),
+    "guide_sampling": ("whole", "by_segment"),
     "scale": ("public", "none"),
     "start": ("public_fit", "bundle"),
     "version_form": ("auto", "record", "delta", "snapshot", "mixed"),
@@ -23,6 +24,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, 1e9),
     "momentum": (0.0, 0.999999),
     "isotropic_fraction": (0.0, 1.0),
+    "guide_staleness": (0, 1),
+    "guide_level": (0, 16),
+    "guide_cosine": (0.0, 1.0),
     "boundary": (1, 65_536),
     "per_prefix": (1, 65_536),
     "chain_window": (1, 65_536),
@@ -45,11 +49,17 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 # These may be "auto", which is None here; else a number of this type.
-AUTOMATIC = {"guide_weight": "float", "boundary": "int", "per_prefix": "int", "chain_start": "int"}
+AUTOMATIC = {
+    "guide_weight": "float",
+    "guide_level": "int",
+    "boundary": "int",
+    "per_prefix": "int",
+    "chain_start": "int",
+}
 
 # May differ when a job is taken up again: they change when and how things travel, never a result. The
 # paths are here because what counts is the files' content.
 OPERATIONAL = frozenset({
     "bundle", "public", "eval", "model", "lease_s", "refill_wait_s", "version_form", "snapshot_every_rounds",
-    "retry_min_ms", "retry_max_ms", "evaluate_every_rounds",
+    "retry_min_ms", "retry_max_ms", "evaluate_every_rounds", "pipelined",
 })  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from cloud_service.plan import RoundPlan
 from cloud_service.store import clients, tasks
 
 RUNNING = ("offered", "leased")
@@ -60,6 +61,17 @@ def offer(
     ]
     if rows:
         connection.execute(sa.insert(tasks), rows)
+
+
+def name_guides(connection: Connection, plan: RoundPlan) -> None:
+    """Writes down which guide each task of a round names: what its holder has once it reported."""
+    for task in plan.tasks:
+        guide = plan.guide_of(task)
+        if guide is not None:
+            own = sa.and_(
+                tasks.c.round == plan.round, tasks.c.holder == task.client_id, tasks.c.kind == "directions"
+            )
+            connection.execute(sa.update(tasks).where(own).values(guide=guide.name.hex()))
 
 
 def take(connection: Connection, round_number: int, client_id: str, times: LeaseTimes) -> Row[Any] | None:

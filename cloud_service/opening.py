@@ -49,6 +49,7 @@ def settings_of(job: Job, active_segments: Sequence[int], scale_sha256: str) -> 
         seed=job.seed,
         scalar_clip=job.scalar_clip,
         scalar_noise_std=job.scalar_noise_std,
+        in_turn=not job.pipelined,
     )
 
 

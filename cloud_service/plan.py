@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from cloud_service.chain import ChainSettings, ChainState
 from cloud_service.directions import Direction, Float32, Float64, Guide, Guides, GuideTerm
 from cloud_service.round_bytes import pack, plain, unpack
@@ -47,6 +45,7 @@ class RoundSettings:
     seed: int = 0
     scalar_clip: float = 0.0
     scalar_noise_std: float = 0.0
+    in_turn: bool = False  # nothing overlaps, see federation.proto
     first_round: int = 0  # of the stage, with chainfed
     exit_segment: int = 0  # with chainfed, see federation.proto; 0: the whole chain runs
     global_weight: float = 0.0
@@ -63,6 +62,7 @@ class CohortMember:
     max_scalars_per_round: int = 1 << 30
     max_head_scalars_per_round: int = 1 << 30
     min_batch_examples: int = 8
+    guide_level: int = 0  # of compression, at which it receives guides; see compression.py
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Step:
 class ClientTask:
     client_id: str
     steps: tuple[Step, ...]
+    guide_level: int = 0
 
     @property
     def scalars(self) -> int:
@@ -107,6 +108,16 @@ class RoundPlan:
     def task(self, client_id: str) -> ClientTask | None:
         return next((task for task in self.tasks if task.client_id == client_id), None)
 
+    def guide_of(self, task: ClientTask) -> Guide | None:
+        """The guide that a task's directions name; None where they name none."""
+        guide = self.guides.at(task.guide_level)
+        named = any(item.guides for step in task.steps for item in step.directions)
+        return guide if named else None
+
+    def levels(self) -> tuple[int, ...]:
+        """The levels of compression that tasks name, ascending."""
+        return tuple(sorted({task.guide_level for task in self.tasks if self.guide_of(task) is not None}))
+
     def to_bytes(self) -> bytes:
         fields = {
             "round": self.round,
@@ -115,24 +126,15 @@ class RoundPlan:
             "tasks": [plain(asdict(task)) for task in self.tasks],
             "update_seed": self.update_seed,
             "scores": self.scores,
-            "norm": self.guides.norm,
-            "gradient": None,
+            "guides": plain(asdict(self.guides)),
         }
-        arrays: dict[str, NDArray[Any]] = {}
-        if self.guides.gradient is not None:
-            gradient = self.guides.gradient
-            fields["gradient"] = {"sha256": gradient.sha256.hex(), "segments": list(gradient.segments)}
-            arrays["gradient"] = gradient.values
-        return pack(fields, arrays)
+        return pack(fields, {})
 
     @staticmethod
     def from_bytes(data: bytes) -> RoundPlan:
         """Raises ValueError when the bytes are damaged: the caller's store is."""
-        fields, arrays = unpack(data)
-        gradient = None
-        if fields["gradient"] is not None:
-            named = fields["gradient"]
-            gradient = Guide(bytes.fromhex(named["sha256"]), tuple(named["segments"]), arrays["gradient"])
+        fields, _ = unpack(data)
+        guides = fields["guides"]
         settings = dict(fields["settings"])
         settings["active_segments"] = tuple(settings["active_segments"])
         settings["scale_sha256"] = bytes.fromhex(settings["scale_sha256"])
@@ -143,7 +145,9 @@ class RoundPlan:
             version=fields["version"],
             settings=RoundSettings(**settings),
             tasks=tuple(_task(table) for table in fields["tasks"]),
-            guides=Guides(gradient, fields["norm"]),
+            guides=Guides(
+                bytes.fromhex(guides["base"]), tuple(guides["segments"]), guides["length"], guides["norm"]
+            ),
             update_seed=fields["update_seed"],
             scores=fields.get("scores", 0),
         )
@@ -204,7 +208,7 @@ def _task(table: Mapping[str, Any]) -> ClientTask:
         replace(Step(**step), directions=tuple(_direction(item) for item in step["directions"]))
         for step in table["steps"]
     )
-    return ClientTask(table["client_id"], steps)
+    return ClientTask(table["client_id"], steps, table["guide_level"])
 
 
 def _direction(table: Mapping[str, Any]) -> Direction:

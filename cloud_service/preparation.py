@@ -4,8 +4,10 @@ scores.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,15 +16,15 @@ import sqlalchemy as sa
 from safetensors.numpy import load, save
 
 from cloud_service.artifacts import Artifacts
-from cloud_service.directions import Float32, Guide, Guides
+from cloud_service.directions import Float32, Float64, Guides
 from cloud_service.job import Job
-from cloud_service.messages import guide_bytes
 from cloud_service.metrics import Metrics
 from cloud_service.plan import RoundState
-from cloud_service.store import Store, guides, jobs, metrics, one, prepared, versions
+from cloud_service.shelf import AS_SAMPLED, Shelf
+from cloud_service.store import Store, jobs, metrics, one, versions
 from cloud_service.versions import version_row
-from device_runtime.errors import StoreError
 from device_runtime.zo.layout import Layout
+from device_runtime.zo.version import adapter_sha256
 
 
 class PublicSide(Protocol):
@@ -34,8 +36,10 @@ class PublicSide(Protocol):
     def scale(self, adapter: Float32) -> Float32 | None:
         """Positive factors (n,) of the noise at version 0, or None."""
 
-    def guides(self, state: RoundState) -> Guides:
-        """What public data say about a version."""
+    def sampled(self, state: RoundState) -> Iterator[tuple[int, Float64]]:
+        """S^2 times the gradient of the public loss at a version, as (segment, its values), ascending and
+        each as soon as it is known; nothing where the job has no use for it.
+        """
 
     def evaluate(self, adapter: Float32) -> tuple[float, int, int] | None:
         """Mean loss (nats), correct answers and count on the job's evaluation file; None when it names
@@ -52,8 +56,8 @@ class NoPublicSide:
     def scale(self, adapter: Float32) -> Float32 | None:
         return None
 
-    def guides(self, state: RoundState) -> Guides:
-        return Guides()
+    def sampled(self, state: RoundState) -> Iterator[tuple[int, Float64]]:
+        return iter(())
 
     def evaluate(self, adapter: Float32) -> tuple[float, int, int] | None:
         return None
@@ -71,6 +75,7 @@ class Preparation:
     layout: Layout
     public: PublicSide
     metrics: Metrics
+    shelf: Shelf
 
     def begin(self, bundle_adapter: Float32) -> None:
         """Makes version 0 and the scale, and starts the job."""
@@ -95,56 +100,62 @@ class Preparation:
         name = self.scale_sha256()
         return load(self.artifacts.get(name))["scale"] if name else None
 
-    def prepare_guides(self, round_number: int, state: RoundState) -> None:
-        """Computes a round's guides from `state` and puts them on disk."""
-        with self.store.transaction() as connection:
-            if one(connection, prepared, prepared.c.round == round_number) is not None:
-                return
-        started_s = time.monotonic()
-        found = self.public.guides(state)
-        self.metrics.guides_s.set(time.monotonic() - started_s)
-        rows = []
-        if found.gradient is not None:
-            data = guide_bytes(found.gradient, self.layout)
-            name = self.artifacts.put(data)
-            if name != found.gradient.sha256.hex():
-                raise StoreError(
-                    f"guide of round {round_number} does not have the hash that it names: report this"
-                )
-            rows.append(
-                {
-                    "round": round_number,
-                    "position": 0,
-                    "sha256": name,
-                    "size_bytes": len(data),
-                    "segments": json.dumps(list(found.gradient.segments)),
-                }
-            )
-        with self.store.transaction() as connection:
-            facts = json.dumps({"norm": found.norm})
-            connection.execute(sa.insert(prepared).values(round=round_number, facts=facts))
-            if rows:
-                connection.execute(sa.insert(guides), rows)
+    def announce_guides(self, round_number: int, state: RoundState) -> bool:
+        """Names a round's guide before it is sampled from `state`: it is made as long as the guide of the
+        round before turned out to be in the same unit. False where there is none to go by.
+        """
+        before = self.shelf.guides(round_number - 1)
+        if before is None or not before.base or not self.shelf.is_sampled(round_number - 1):
+            return False
+        ((_, values),) = self.shelf.received(round_number - 1, [AS_SAMPLED]).items()
+        length = _length([values.astype(np.float64)])
+        if length == 0.0:
+            return False
+        norm = before.norm * length / self._wanted_length(before.segments)
+        self._announce(round_number, state, before.segments, norm)
+        return True
 
-    def guides(self, round_number: int) -> Guides | None:
-        """A round's guides from disk; None when they are not prepared yet."""
-        with self.store.transaction() as connection:
-            row = one(connection, prepared, prepared.c.round == round_number)
-            named = one(connection, guides, guides.c.round == round_number)
-        if row is None:
-            return None
-        norm = float(json.loads(row.facts)["norm"])
-        if named is None:
-            return Guides(None, norm)
-        segments = tuple(json.loads(named.segments))
-        received = np.frombuffer(self.artifacts.get(named.sha256), dtype="<f4")
-        values = np.zeros(self.layout.parameters, dtype=np.float32)
-        offset = 0
-        for segment in segments:
-            span = self.layout.segment_slice(segment)
-            values[span] = received[offset : offset + span.stop - span.start]
-            offset += span.stop - span.start
-        return Guides(Guide(bytes.fromhex(named.sha256), segments, values), norm)
+    def sample_guides(self, round_number: int, state: RoundState) -> None:
+        """Samples a round's guide from `state` and puts it on the shelf, segment by segment where it was
+        announced; otherwise its length has to be known first.
+        """
+        if self.shelf.is_sampled(round_number):
+            return
+        started_s, started_ms = time.monotonic(), _now_ms()
+        arriving = self.public.sampled(state)
+        announced = self.shelf.guides(round_number)
+        if announced is None:
+            whole = dict(arriving)
+            length = _length(whole.values())
+            if length == 0.0:
+                self.shelf.announce(round_number, Guides())
+                return
+            segments = tuple(whole)
+            norm = length / self._wanted_length(segments)
+            announced = self._announce(round_number, state, segments, norm)
+            arriving = iter(whole.items())
+        for segment, values in arriving:
+            self.shelf.put(round_number, segment, (values / announced.norm).astype(np.float32), started_ms)
+            started_ms = _now_ms()
+        self.metrics.guides_s.set(time.monotonic() - started_s)
+
+    def _announce(
+        self, round_number: int, state: RoundState, segments: tuple[int, ...], norm: float
+    ) -> Guides:
+        """`norm` makes what is sampled a guide: S^2 grad = norm * u."""
+        told = [json.dumps(self.job.to_json_object(), sort_keys=True), self.scale_sha256(), str(round_number)]
+        base = hashlib.sha256("\n".join(told).encode() + adapter_sha256(state.adapter)).digest()
+        announced = Guides(base, segments, self._wanted_length(segments), norm)
+        self.shelf.announce(round_number, announced)
+        return announced
+
+    def _wanted_length(self, segments: tuple[int, ...]) -> float:
+        """That of the scale on these segments."""
+        scale = self.scale()
+        spans = [self.layout.segment_slice(segment) for segment in segments]
+        if scale is None:
+            return float(np.sqrt(sum(span.stop - span.start for span in spans)))
+        return _length(scale[span].astype(np.float64) for span in spans)
 
     def evaluate(self, state: RoundState) -> None:
         """Scores a version on the job's evaluation file."""
@@ -165,3 +176,11 @@ class Preparation:
                     value=json.dumps({"loss": loss, "correct": correct, "count": count}),
                 )
             )
+
+
+def _length(parts: Iterable[Float64]) -> float:
+    return float(np.sqrt(sum(float(np.sum(part * part)) for part in parts)))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

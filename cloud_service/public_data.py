@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cloud_service.directions import Float32, Guides
+from cloud_service.directions import Float32, Float64
 from cloud_service.job import Job
 from cloud_service.plan import RoundState
 from cloud_service.preparation import NoPublicSide, PublicSide
@@ -63,12 +63,14 @@ class PublicData:
     def scale(self, adapter: Float32) -> Float32 | None:
         return self._fitting_scale if self._job.scale == "public" and self._public else None
 
-    def guides(self, state: RoundState) -> Guides:
-        """None where the job has no use for them: isotropic directions and a guide weight of 0."""
+    def sampled(self, state: RoundState) -> Iterator[tuple[int, Float64]]:
+        """Nothing where the job has no use for it: isotropic directions and a guide weight of 0."""
         unused = self._job.estimator != "zgr" and self._job.guide_weight == 0.0
         if unused or not self._public:
-            return Guides()
-        return self._objective.guides(state.adapter, self.scale(state.adapter))
+            return
+        scale = self.scale(state.adapter)
+        # Which examples speak about a segment changes from round to round.
+        yield from self._sampled.sampled(state.adapter, scale, state.version)
 
     def evaluate(self, adapter: Float32) -> tuple[float, int, int] | None:
         return self._scored.score(adapter) if self._evaluation else None
@@ -88,13 +90,19 @@ class PublicData:
         return self._over(self._public, self._segments)
 
     @cached_property
+    def _sampled(self) -> Objective:
+        if self._job.guide_sampling == "whole":
+            return self._objective
+        return self._over(self._public, self._segments, len(self._segments))
+
+    @cached_property
     def _scored(self) -> Objective:
         return self._over(self._evaluation, self._segments)
 
-    def _over(self, examples: Sequence[Example], segments: Sequence[int]) -> Objective:
+    def _over(self, examples: Sequence[Example], segments: Sequence[int], parts: int = 1) -> Objective:
         from cloud_service.guides import Objective
 
-        return Objective(self._model, self._bundle, examples, segments)
+        return Objective(self._model, self._bundle, examples, segments, parts)
 
     @cached_property
     def _fitting_scale(self) -> Float32:

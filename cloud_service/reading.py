@@ -15,7 +15,7 @@ from cloud_service.opening import may_join, member
 from cloud_service.store import (
     Store,
     clients,
-    guides,
+    guide_segments,
     jobs,
     latest_version,
     metrics,
@@ -91,7 +91,11 @@ def one_round(store: Store, number: int) -> dict[str, Any] | None:
         leases = connection.execute(
             sa.select(tasks).where(tasks.c.round == number).order_by(tasks.c.task_id)
         ).all()
-        named = connection.execute(sa.select(guides).where(guides.c.round == number)).all()
+        coded = connection.execute(
+            sa.select(guide_segments)
+            .where(guide_segments.c.round == number)
+            .order_by(guide_segments.c.level, guide_segments.c.segment)
+        ).all()
         answered = connection.execute(
             sa.select(reports).where(reports.c.round == number).order_by(reports.c.client_id)
         ).all()
@@ -103,12 +107,19 @@ def one_round(store: Store, number: int) -> dict[str, Any] | None:
             "holder": item.holder,
             "status": item.status,
             "remaining_ms": item.remaining_ms,
+            "guide": item.guide,
         }
         for item in leases
     ]
-    found["guides"] = [
-        {"sha256": item.sha256, "segments": json.loads(item.segments), "size_bytes": item.size_bytes}
-        for item in named
+    found["guide_segments"] = [
+        {
+            "level": item.level,
+            "segment": item.segment,
+            "size_bytes": item.size_bytes,
+            "start_ms": item.start_ms,
+            "end_ms": item.end_ms,
+        }
+        for item in coded
     ]
     found["reports"] = [_report(item) for item in answered]
     return found

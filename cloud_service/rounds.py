@@ -1,7 +1,7 @@
 """A round as two pure functions: `open_round` says what each client is asked, `apply` what comes of it.
 
     open_round(state, settings, cohort, guides, layout) -> RoundPlan
-    apply(state, plan, reports, layout, scale)          -> (state, record or None, diagnostics)
+    apply(state, plan, reports, received, layout, scale) -> (state, record or None, diagnostics)
 
 Neither reads a clock, draws a random number or depends on the order of arrival: seeds are derived from the
 job's seed, the round and the client id; sums run over sorted client ids, then steps, then direction numbers,
@@ -19,7 +19,7 @@ import numpy as np
 
 from cloud_service import aggregation, chain, estimators, rectify, step
 from cloud_service.diagnostics import Diagnostics, counted
-from cloud_service.directions import Float32, Float64, Guides, Record
+from cloud_service.directions import Float32, Float64, Guides, Received, Record
 from cloud_service.estimators import Estimate
 from cloud_service.plan import (
     ClientReport,
@@ -77,7 +77,7 @@ def refill(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[Round
     if known is not None:
         return plan, known
     steps = _scoring(plan, member) if plan.scores else _measuring(plan, member, layout)
-    task = ClientTask(member.client_id, steps)
+    task = ClientTask(member.client_id, steps, member.guide_level)
     tasks = tuple(sorted((*plan.tasks, task), key=lambda item: item.client_id))
     return replace(plan, tasks=tasks), task
 
@@ -92,6 +92,7 @@ def _measuring(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[S
     settings = plan.settings
     name = "" if settings.directions == "shared" else member.client_id
     count = directions_within(member, settings, layout)
+    guide = plan.guides.at(member.guide_level)
     steps = []
     for number in range(settings.local_steps if count else 0):
         seed = derive_seed(settings.seed, plan.round, f"directions {number}", name)
@@ -99,7 +100,7 @@ def _measuring(plan: RoundPlan, member: CohortMember, layout: Layout) -> tuple[S
             Step(
                 batch_seed=derive_seed(settings.seed, plan.round, f"batch {number}", member.client_id),
                 batch_examples=max(settings.batch_examples, member.min_batch_examples),
-                directions=(estimators.direction(settings, plan.guides, layout, seed, count),),
+                directions=(estimators.direction(settings, guide, layout, seed, count),),
                 local_learning_rate=settings.local_learning_rate,
                 update_seed=derive_seed(
                     settings.seed, plan.round, f"local update {number}", member.client_id
@@ -121,9 +122,15 @@ def directions_within(member: CohortMember, settings: RoundSettings, layout: Lay
 
 
 def apply(
-    state: RoundState, plan: RoundPlan, reports: Sequence[ClientReport], layout: Layout, scale: Float32 | None
+    state: RoundState,
+    plan: RoundPlan,
+    reports: Sequence[ClientReport],
+    received: Received,
+    layout: Layout,
+    scale: Float32 | None,
 ) -> tuple[RoundState, Record | None, Diagnostics]:
-    """The next version from the reports of its round.
+    """The next version from the reports of its round. `received` has every guide that the plan's tasks name
+    and the one of `step.public_guide`.
 
     theta' = theta - rate * g, or with momentum m' = momentum * m + g and theta' = theta - rate * m', where g
     mixes the devices' estimate and the public gradient (see `rectify`). Without momentum the step is a
@@ -142,16 +149,17 @@ def apply(
     if plan.scores:
         return _start(state, plan, found)
     measured = aggregation.measured(plan, kept)
-    devices = estimators.estimate(measured, plan.settings, plan.guides, layout, scale)
-    statistics, weight = _mix(state.statistics, plan, devices, layout, scale)
+    devices = estimators.estimate(measured, plan.settings, received, layout, scale)
+    public = _public(plan, received, layout)
+    statistics, weight = _mix(state.statistics, plan, devices, public, scale)
     rate = learning_rate(plan.settings, plan.round)
     adapter = state.adapter.copy()
     if plan.settings.momentum == 0.0:
         momentum, record = None, step.record_of(plan, measured, devices, weight, rate)
-        update = step.update_of(record, plan, scale)
+        update = step.update_of(record, received, scale)
     else:
         record = None
-        momentum = plan.settings.momentum * _momentum(state) + _mixed(plan, devices, layout, weight)
+        momentum = plan.settings.momentum * _momentum(state) + _mixed(devices, public, weight)
         update = step.update_by(-rate * momentum, plan)
     clamped = apply_update(adapter, layout, update)
     moved = RoundState(state.version + 1, adapter, momentum, statistics)
@@ -219,13 +227,13 @@ def _mix(
     statistics: Mapping[str, float] | None,
     plan: RoundPlan,
     devices: Estimate,
-    layout: Layout,
+    public: Float64 | None,
     scale: Float32 | None,
 ) -> tuple[Mapping[str, float] | None, float]:
     """The new running means, and the weight of the public gradient in this round."""
-    if plan.guides.gradient is None:
+    if public is None:
         return statistics, 0.0
-    difference = devices.vector - _public(plan, layout)
+    difference = devices.vector - public
     if scale is not None:
         difference = difference / scale
     distance = float(np.sum(difference * difference))
@@ -236,20 +244,24 @@ def _mix(
     return fresh, rectify.optimal_weight(fresh, (1.0 + momentum) / (1.0 - momentum))
 
 
-def _mixed(plan: RoundPlan, devices: Estimate, layout: Layout, weight: float) -> Float64:
+def _mixed(devices: Estimate, public: Float64 | None, weight: float) -> Float64:
     mixed = (1.0 - weight) * devices.vector
-    if plan.guides.gradient is not None and weight != 0.0:
-        mixed = mixed + weight * _public(plan, layout)
+    if public is not None and weight != 0.0:
+        mixed = mixed + weight * public
     return mixed
 
 
-def _public(plan: RoundPlan, layout: Layout) -> Float64:
-    """The public gradient (n,), S^2 times it, in the segments that the round trains."""
-    assert plan.guides.gradient is not None  # both callers know
+def _public(plan: RoundPlan, received: Received, layout: Layout) -> Float64 | None:
+    """The public gradient (n,), S^2 times it, in the segments that the round trains; None where there is
+    none.
+    """
+    guide = step.public_guide(plan)
+    if guide is None:
+        return None
     public = np.zeros(layout.parameters)
     for segment in plan.settings.active_segments:
         span = layout.segment_slice(segment)
-        public[span] = plan.guides.norm * plan.guides.gradient.values[span].astype(np.float64)
+        public[span] = plan.guides.norm * received[guide.name][span].astype(np.float64)
     return public
 
 

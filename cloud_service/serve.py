@@ -26,6 +26,7 @@ from cloud_service.http_app import make_app
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.preparation import Preparation, PublicSide
+from cloud_service.shelf import Shelf
 from cloud_service.store import Store
 from device_runtime.bundle import MANIFEST_NAME, PARTS, Bundle
 
@@ -96,6 +97,7 @@ class Service:
             artifacts.put_file(file)
         scheme = "http" if tls is None else "https"
         self._http = f"{scheme}://{reachable(options.host)}:{self._http_socket.getsockname()[1]}"
+        shelf = Shelf(self.store, artifacts, bundle.layout)
         federation = Federation(
             self.store,
             artifacts,
@@ -104,13 +106,16 @@ class Service:
             bundle.sha256,
             job.segments_of(bundle),
             Metrics(),
+            shelf,
             options.enrollment_token,
             options.artifacts_url or self._http,
             wake=lambda: self._conductor.wake.set(),
             schedule=chain.of_job(job, bundle),
             split=split.of_job(job, bundle),
         )
-        preparation = Preparation(self.store, artifacts, job, bundle.layout, public, federation.metrics)
+        preparation = Preparation(
+            self.store, artifacts, job, bundle.layout, public, federation.metrics, shelf
+        )
         self._conductor = Conductor(federation, preparation, bundle.adapter)
         callers = Callers(federation, token)
         self._grpc = GrpcService(callers, self._fail)

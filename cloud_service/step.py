@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloud_service import estimators
-from cloud_service.directions import Float32, Float64, GuideTerm, Record
+from cloud_service.directions import Float32, Float64, Guide, GuideTerm, Received, Record
 from cloud_service.estimators import Estimate, Measured
 from cloud_service.plan import RoundPlan
 from device_runtime.zo import direction as zo
@@ -19,11 +19,11 @@ def record_of(
 ) -> Record:
     """The step -rate * ((1 - weight) * devices + weight * public) as a list that devices replay."""
     gain = -rate * (1.0 - weight)
-    guides: tuple[GuideTerm, ...] = ()
-    if plan.guides.gradient is not None:
-        coefficient = gain * devices.guide_coefficient - rate * weight * plan.guides.norm
-        if coefficient != 0.0:
-            guides = (GuideTerm(plan.guides.gradient.sha256, coefficient),)
+    along = {name: gain * coefficient for name, coefficient in devices.guide_coefficients.items()}
+    public = public_guide(plan)
+    if public is not None and weight != 0.0:
+        along[public.name] = along.get(public.name, 0.0) - rate * weight * plan.guides.norm
+    guides = tuple(GuideTerm(name, coefficient) for name, coefficient in along.items() if coefficient != 0.0)
     return Record(
         epsilon=plan.settings.epsilon,
         scale_sha256=plan.settings.scale_sha256,
@@ -35,16 +35,22 @@ def record_of(
     )
 
 
-def update_of(record: Record, plan: RoundPlan, scale: Float32 | None) -> Update:
+def public_guide(plan: RoundPlan) -> Guide | None:
+    """The guide that stands for the public gradient in an update: as the devices received it, the finest of
+    those that they did; as it was sampled where no device was sent it.
+    """
+    return plan.guides.at(min(plan.levels(), default=0))
+
+
+def update_of(record: Record, received: Received, scale: Float32 | None) -> Update:
     """A record with the vectors that it names, for the exact arithmetic: what every device replays."""
-    guide = plan.guides.gradient
     segments = record.active_segments
     return Update(
         record.epsilon,
         record.update_seed,
-        tuple(estimators.to_zo(item, plan.guides, segments, scale) for item in record.directions),
+        tuple(estimators.to_zo(item, received, segments, scale) for item in record.directions),
         record.coefficients,
-        tuple(zo.Guide(guide.values, term.coefficient) for term in record.guides if guide is not None),
+        tuple(zo.Guide(received[term.guide_sha256], term.coefficient) for term in record.guides),
         segments,
     )
 

@@ -91,6 +91,9 @@ tasks = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),  # see leases.py
     sa.Column("remaining_ms", sa.BigInteger, nullable=False),
+    sa.Column(
+        "guide", sa.String(64), nullable=False, default=""
+    ),  # its name in hex, where the task names one
 )
 
 reports = sa.Table(
@@ -105,23 +108,26 @@ reports = sa.Table(
     sa.Column("received_ms", sa.BigInteger, nullable=False),
 )
 
+# What a round's guide is called and made to be; there before the guide itself, segment by segment, is.
 guides = sa.Table(
     "guides",
     metadata,
     sa.Column("round", sa.BigInteger, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False, index=True),
-    sa.Column("segments", sa.Text, nullable=False),  # JSON list, ascending
-    sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sent", sa.Boolean, nullable=False, default=False),  # named by a task, so that devices have it
+    sa.Column("facts", sa.Text, nullable=False),  # JSON, see shelf.py
 )
 
-# What was computed for a round before it opens (see conductor.py); one row once its guides are on disk.
-prepared = sa.Table(
-    "prepared",
+# One segment of a round's guide at one level of compression; level 0 is the guide as it was sampled.
+guide_segments = sa.Table(
+    "guide_segments",
     metadata,
     sa.Column("round", sa.BigInteger, primary_key=True),
-    sa.Column("facts", sa.Text, nullable=False),  # JSON
+    sa.Column("level", sa.Integer, primary_key=True),
+    sa.Column("segment", sa.Integer, primary_key=True),
+    sa.Column("encoding", sa.Integer, nullable=False),  # GuideEncoding
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("start_ms", sa.BigInteger, nullable=False),  # of its sampling or coding
+    sa.Column("end_ms", sa.BigInteger, nullable=False),
 )
 
 # One row for every number worth drawing: evaluations, bytes by kind, a device's spans.

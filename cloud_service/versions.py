@@ -20,7 +20,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
-from cloud_service.store import guides, reports, tasks, versions
+from cloud_service.store import guide_segments, guides, reports, tasks, versions
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256, decode_delta, encode_delta
 from protos import federation_pb2 as pb
@@ -76,11 +76,12 @@ def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
     whole = list(connection.execute(kept.order_by(versions.c.number.desc()).limit(2)).scalars())
     if len(whole) == 2:
         oldest = whole[-1]
-        old = sa.select(guides.c.sha256).where(guides.c.round < oldest)
-        gone = set(connection.execute(old).scalars())
-        gone -= set(connection.execute(sa.select(guides.c.sha256).where(guides.c.round >= oldest)).scalars())
+        names, of_round = sa.select(guide_segments.c.sha256), guide_segments.c.round
+        gone = set(connection.execute(names.where(of_round < oldest)).scalars())
+        gone -= set(connection.execute(names.where(of_round >= oldest)).scalars())
         for name in gone:
             artifacts.remove(name)
+        connection.execute(sa.delete(guide_segments).where(of_round < oldest))
         connection.execute(sa.delete(guides).where(guides.c.round < oldest))
         connection.execute(sa.update(versions).where(versions.c.number <= oldest).values(record=None))
     states = connection.execute(sa.select(versions.c.number, versions.c.state_sha256)).all()
@@ -198,17 +199,14 @@ def _terms(record: pb.Record) -> list[pb.GuideTerm]:
 def _held_guides(connection: Connection, client_id: str) -> set[str]:
     """Guides that a client certainly has: a device keeps those of the last task it did."""
     last = (
-        sa.select(sa.func.max(reports.c.round))
-        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        sa.select(tasks.c.guide)
+        .join(reports, tasks.c.task_id == reports.c.task_id)
         .where(
             reports.c.client_id == client_id,
             reports.c.status == pb.REPORT_STATUS_OK,
             tasks.c.kind == "directions",
         )
+        .order_by(tasks.c.round.desc())
+        .limit(1)
     )
-    number = connection.execute(last).scalar()
-    return set(
-        connection.execute(
-            sa.select(guides.c.sha256).where(guides.c.round == number, guides.c.sent)
-        ).scalars()
-    )
+    return set(connection.execute(last).scalars()) - {""}

@@ -1,4 +1,4 @@
-"""A bundle that is loaded and ready to run: the C++ core with this package's types and errors around it.
+"""A bundle that is loaded and ready to run: the C++ core and what is known of its program.
 
 The core is imported when the first engine is made, so that a process which only asks for work starts quickly.
 """
@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .core_calls import CoreCalls
 from .core_errors import meaningful
-from .directions import Direction
 from .errors import UnsupportedTask
 from .examples import Example
-from .guides import Slices
-from .local_update import Batch, Measurement
 from .memory import left_bytes, pair_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 from .segment_work import SegmentWork
 
 if TYPE_CHECKING:
-    from . import core
     from .bundle import Bundle
 
 
-class Engine:
+class Engine(CoreCalls):
     """One program and one adapter in memory. Not for two threads at once, except stop().
 
     A segment's weights are loaded when it first runs. Hidden states of private examples take up to
@@ -55,9 +52,8 @@ class Engine:
         self.lock = threading.RLock()
         chain, layout = bundle.manifest.chain, bundle.layout
         tensors = [(t.segment, t.offset, t.count, t.exponent, list(t.shape)) for t in layout.tensors]
-        self._types = core
         with meaningful(core.CoreError):
-            self._core = core.Core(
+            loaded = core.Core(
                 str(bundle.program_path),
                 tensors,
                 chain.segments,
@@ -68,17 +64,13 @@ class Engine:
                 chain.head_tokens,
                 chain.vocabulary,
             )
+        super().__init__(loaded, core, chain.hidden_size)
         self._left_bytes: int | None = None
         if max_memory_bytes is not None:
             self._left_bytes = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
             self._max_state_bytes = min(max_state_bytes, self._left_bytes)
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
-
-    @property
-    def adapter(self) -> NDArray[np.float32]:
-        """The adapter that the program reads: float32 (n,), the same memory."""
-        return self._core.adapter
 
     @property
     def segment_counts(self) -> dict[int, int]:
@@ -91,11 +83,6 @@ class Engine:
     def head_segment(self) -> int:
         """The head's number."""
         return self.bundle.manifest.chain.segments
-
-    @property
-    def hidden_size(self) -> int:
-        """D, the width of a hidden state."""
-        return self.bundle.manifest.chain.hidden_size
 
     def segment_digest(self, segment: int) -> bytes:
         """The SHA-256 of the adapter's slice of one segment."""
@@ -128,11 +115,6 @@ class Engine:
         every = range(self.head_segment)
         self._core.unload_except(every[segment:], every)
 
-    def hidden(self, batch: Batch, segment: int) -> NDArray[np.float32]:
-        """The hidden state that enters a segment, (B, T, D)."""
-        with meaningful(self._types.CoreError):
-            return self._core.hidden(self._types.Batch(*batch), segment)
-
     @property
     def can_pair(self) -> bool:
         """Whether the bundle has both signs in one forward, and memory allows it."""
@@ -149,7 +131,13 @@ class Engine:
     def work(self) -> SegmentWork:
         """What was run since the engine was made."""
         counters = self._core.counters
-        return SegmentWork(tuple(counters.segment_runs), (*counters.pair_runs, 0), tuple(counters.segment_ns))
+        return SegmentWork(
+            tuple(counters.segment_runs),
+            (*counters.pair_runs, 0),
+            tuple(counters.segment_ns),
+            tuple(counters.segment_perturb_ns),
+            tuple(counters.segment_check_ns),
+        )
 
     def private_examples(self, source: Source) -> PrivateExamples:
         """A source's examples as this bundle sees them."""
@@ -179,86 +167,3 @@ class Engine:
             with self.lock:
                 logits = self.logits(batch)
             yield from logits[: len(part)]
-
-    def set_scale(self, scale: NDArray[np.float32] | None) -> None:
-        """Sets s, float32 (n,), for all directions; None is 1 everywhere."""
-        with meaningful(self._types.CoreError):
-            self._core.set_scale(scale)
-
-    def set_guides(self, guides: Mapping[bytes, Slices]) -> dict[bytes, int]:
-        """Replaces all guides; answers under which index each is now known."""
-        self._core.clear_guides()
-        index = {}
-        with meaningful(self._types.CoreError):
-            for number, (sha256, slices) in enumerate(guides.items()):
-                for segment, values in slices.items():
-                    self._core.set_guide(number, segment, values)
-                index[sha256] = number
-        return index
-
-    def measure(
-        self,
-        batches: list[Batch],
-        directions: list[Direction],
-        epsilon: float,
-        active_segments: list[int],
-        exit_segment: int = 0,
-        global_weight: float = 0.0,
-    ) -> Measurement:
-        """The projected gradient of every direction over all batches; the adapter is the same after it.
-
-        Exit and weight are those of a DirectionsTask.
-        """
-        with meaningful(self._types.CoreError):
-            converted = self._batches(batches), self._directions(directions)
-            return self._core.measure(*converted, epsilon, active_segments, exit_segment, global_weight)
-
-    def slopes(
-        self, batches: list[Batch], directions: list[Direction], epsilon: float, exit_segment: int = 0
-    ) -> NDArray[np.float64]:
-        """The slope of the mean loss along every direction, all in the head alone, without differences."""
-        with meaningful(self._types.CoreError):
-            return self._core.slopes(
-                self._batches(batches), self._directions(directions), epsilon, exit_segment
-            )
-
-    def evaluate(self, batches: list[Batch], exit_segment: int = 0) -> tuple[float, float, int]:
-        """(summed loss in nats, number of targets, right answers) over the rows of weight 1."""
-        with meaningful(self._types.CoreError):
-            return self._core.evaluate(self._batches(batches), exit_segment)
-
-    def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """The head's logits, (B, classes)."""
-        with meaningful(self._types.CoreError):
-            return self._core.logits(self._types.Batch(*batch))
-
-    def update(
-        self,
-        epsilon: float,
-        update_seed: int,
-        active_segments: list[int],
-        directions: list[Direction],
-        coefficients: list[float],
-        guides: list[tuple[int, float]],
-    ) -> int:
-        """Steps the adapter; answers how many parameters met the bound. Nothing is written unless all of it
-        is.
-        """
-        with meaningful(self._types.CoreError):
-            converted = self._directions(directions)
-            return self._core.update(epsilon, update_seed, active_segments, converted, coefficients, guides)
-
-    def stop(self) -> None:
-        """From any thread: what runs ends with Stopped, and so does every later call until resume()."""
-        self._core.stop()
-
-    def resume(self) -> None:
-        """Takes stop() back."""
-        self._core.resume()
-
-    def _batches(self, batches: Iterable[Batch]) -> list[core.Batch]:
-        return [self._types.Batch(*batch) for batch in batches]
-
-    def _directions(self, directions: Iterable[Direction]) -> list[core.Direction]:
-        # All but `exact`, the last: which of the core's calls measures a direction is said by the call.
-        return [self._types.Direction(*direction[:-1]) for direction in directions]

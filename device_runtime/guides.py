@@ -1,15 +1,14 @@
-"""Guides as they arrive: chunks in, float32 slices of segments out, each checked before anything uses it.
+"""Guides as they arrive: chunks in, encoded segments out, each checked before anything uses it.
 
-A guide is zero outside its segments. Its SHA-256 is that of its segments' decoded float32 bytes, concatenated
-in order of segment; each segment's encoded bytes have a hash of their own, so that work on a segment can
-start while the next one is still on the wire.
+A guide is zero outside its segments. Segments come in ascending order, at each of them one guide after the
+other, each piece with a hash of its own: so work on a segment can start while the next one is on the wire.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,91 +18,110 @@ from protos import federation_pb2 as pb
 from .errors import ArtifactError, BadArtifact, UnsupportedTask
 
 Slices = dict[int, NDArray[np.float32]]  # by segment
+MOST_HEADER_BYTES = 4096  # by which a coded segment may be larger than its float32 values
 
 
-@dataclass
-class _Arriving:
-    """The encoded bytes of one segment of one guide, as far as they are here."""
+class Piece(NamedTuple):
+    """One encoded segment of one guide, whole and as its hash says."""
 
-    data: bytearray
-    sha256: bytes
+    guide: bytes  # its name
+    segment: int
+    encoding: pb.GuideEncoding.ValueType
+    data: bytes
 
 
-class GuideStream:
-    """Puts the chunks of one task's guides together.
-
-    `guides` is what the task announced, `counts` the number of parameters of every segment.
-
-    Raises UnsupportedTask at once when a guide names segments or sizes that this adapter does not have.
+def check_guides(announced: Sequence[pb.Guide], counts: Mapping[int, int]) -> None:
+    """Raises UnsupportedTask when a guide names segments that this adapter, with `counts` parameters a
+    segment, does not have.
     """
+    for guide in announced:
+        segments = list(guide.segments)
+        if len(guide.sha256) != 32 or not segments or sorted(set(segments)) != segments:
+            raise UnsupportedTask("a guide needs a name of 32 bytes and ascending segments: correct the task")
+        if any(not counts.get(segment) for segment in segments):
+            raise UnsupportedTask("a guide names a segment without parameters: correct the task")
 
-    def __init__(self, guides: Sequence[pb.Guide], counts: Mapping[int, int]) -> None:
+
+class GuideAssembly:
+    """Puts the chunks of one task's guides together, piece by piece, in the one order that there is."""
+
+    def __init__(self, announced: Sequence[pb.Guide], counts: Mapping[int, int]) -> None:
         self._counts = counts
-        self._segments = {guide.sha256: tuple(guide.segments) for guide in guides}
-        self._arriving: dict[tuple[bytes, int], _Arriving] = {}
-        self.decoded: dict[bytes, Slices] = {guide.sha256: {} for guide in guides}
-        for guide in guides:
-            segments = tuple(guide.segments)
-            if len(guide.sha256) != 32 or not segments or sorted(set(segments)) != list(segments):
-                raise UnsupportedTask("a guide needs a SHA-256 and ascending segments: correct the task")
-            if any(not counts.get(segment) for segment in segments):
-                raise UnsupportedTask("a guide names a segment without parameters: correct the task")
+        self._names = [guide.sha256 for guide in announced]
+        self._missing = sorted(
+            (segment, position) for position, guide in enumerate(announced) for segment in guide.segments
+        )
+        self._first: pb.GuideChunk | None = None  # of the piece that is arriving
+        self._data = bytearray()
 
-    def add(self, chunk: pb.GuideChunk) -> tuple[bytes, int] | None:
-        """Takes one chunk; answers (guide, segment) when it was the last one of a segment.
+    @property
+    def is_complete(self) -> bool:
+        """Whether every piece is here."""
+        return not self._missing
 
-        Raises ArtifactError when it contradicts the task or its hash (drop all, stream again) and
-        UnsupportedTask for an encoding that this release does not know.
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """(segment, guide, byte) of the first byte that is missing."""
+        return (*self._missing[0], len(self._data)) if self._missing else (0, 0, 0)
+
+    def skip(self, guide: bytes, segment: int) -> None:
+        """Counts a piece as here that nothing has to arrive of."""
+        self._missing.remove((segment, self._names.index(guide)))
+
+    def drop(self) -> None:
+        """Forgets what is here of the piece that is arriving."""
+        self._first, self._data = None, bytearray()
+
+    def add(self, chunk: pb.GuideChunk) -> Piece | None:
+        """Takes one chunk; answers the piece that it completes, if it does.
+
+        Raises ArtifactError when it contradicts the task, the chunk before or its hash (stream the piece
+        again) and UnsupportedTask for an encoding that this release does not know.
         """
-        key = (chunk.guide_sha256, chunk.segment)
-        if chunk.segment not in self._segments.get(chunk.guide_sha256, ()):
-            raise ArtifactError("a chunk of no guide of this task arrived: stream the guides again")
-        if chunk.encoding != pb.GUIDE_ENCODING_FLOAT32:
-            raise UnsupportedTask(f"guide encoding {chunk.encoding} is not known here: update the app")
-        arriving = self._arriving.setdefault(key, _Arriving(bytearray(), chunk.segment_sha256))
-        size_bytes = 4 * self._counts[chunk.segment]
-        expected = (len(arriving.data), size_bytes, arriving.sha256)
-        if (chunk.offset_bytes, chunk.segment_size_bytes, chunk.segment_sha256) != expected or not chunk.data:
-            raise ArtifactError("the chunks of a guide do not fit together: stream the guides again")
-        if len(arriving.data) + len(chunk.data) > size_bytes:
-            raise ArtifactError("a guide is larger than its segment: stream the guides again")
-        arriving.data += chunk.data
-        if len(arriving.data) < size_bytes:
+        if not self._missing or (chunk.segment, chunk.guide) != self._missing[0]:
+            raise ArtifactError("a chunk arrived that was not asked for: stream the guides again")
+        first = self._first or chunk
+        self._check(first, chunk)
+        self._first = first
+        self._data += chunk.data
+        if len(self._data) < chunk.segment_size_bytes:
             return None
-        if hashlib.sha256(arriving.data).digest() != arriving.sha256:
+        data = bytes(self._data)
+        self.drop()
+        if hashlib.sha256(data).digest() != chunk.segment_sha256:
             raise ArtifactError("a segment of a guide arrived altered: stream the guides again")
-        self.decoded[chunk.guide_sha256][chunk.segment] = decode(bytes(arriving.data))
-        del self._arriving[key]
-        return key
+        segment, position = self._missing.pop(0)
+        return Piece(self._names[position], segment, chunk.encoding, data)
 
-    def finish(self) -> dict[bytes, bytes]:
-        """The decoded bytes of every guide, once all are in and have their hashes. Raises ArtifactError."""
-        complete = {}
-        for sha256, segments in self._segments.items():
-            slices = self.decoded[sha256]
-            if set(slices) != set(segments):
-                raise ArtifactError("segments of a guide are missing: stream the guides again")
-            data = b"".join(slices[segment].tobytes() for segment in segments)
-            if hashlib.sha256(data).digest() != sha256:
-                raise ArtifactError("a guide is not the one that was announced: stream the guides again")
-            complete[sha256] = data
-        return complete
+    def _check(self, first: pb.GuideChunk, chunk: pb.GuideChunk) -> None:
+        size_bytes = chunk.segment_size_bytes
+        whole_bytes = 4 * self._counts[chunk.segment]
+        if chunk.encoding == pb.GUIDE_ENCODING_FLOAT32:
+            fits = size_bytes == whole_bytes
+        elif chunk.encoding == pb.GUIDE_ENCODING_CODED:
+            fits = 0 < size_bytes <= whole_bytes + MOST_HEADER_BYTES
+        else:
+            raise UnsupportedTask(f"guide encoding {chunk.encoding} is not known here: update the app")
+        same = all(
+            getattr(first, name) == getattr(chunk, name)
+            for name in ("encoding", "segment_size_bytes", "segment_sha256")
+        )
+        follows = chunk.offset_bytes == len(self._data) and len(chunk.data) > 0
+        if not (fits and same and follows and len(self._data) + len(chunk.data) <= size_bytes):
+            raise ArtifactError("the chunks of a guide do not fit together: stream the guides again")
 
 
-def decode(data: bytes) -> NDArray[np.float32]:
-    """Little-endian float32 bytes as values. Raises BadArtifact when one is not finite."""
+def decode(encoding: int, data: bytes, count: int) -> NDArray[np.float32]:
+    """The `count` values of an encoded segment. Raises BadArtifact when it is damaged or not finite."""
+    from .core import kernels
+    from .zo.errors import ZoError
+
+    if encoding == pb.GUIDE_ENCODING_CODED:
+        try:
+            return kernels.decode_guide(data, count)
+        except ZoError as error:
+            raise BadArtifact(f"a guide cannot be decoded ({error}): send another") from error
     values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    if not np.all(np.isfinite(values)):
-        raise BadArtifact("a guide contains NaN or infinity: send another")
+    if values.size != count or not np.all(np.isfinite(values)):
+        raise BadArtifact("a guide has another size, NaN or infinity: send another")
     return values
-
-
-def split(data: bytes, segments: Iterable[int], counts: Mapping[int, int]) -> Slices | None:
-    """The slices of a guide that was kept as its decoded bytes, or None when they are of other segments."""
-    slices: Slices = {}
-    start = 0
-    for segment in segments:
-        end = start + 4 * counts.get(segment, 0)
-        slices[segment] = decode(data[start:end])
-        start = end
-    return slices if start == len(data) else None

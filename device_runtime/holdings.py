@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from protos import federation_pb2 as pb
 
 from . import versions
+from .arrivals import Arrivals
 from .concentration import Supplies
 from .errors import ArtifactError, BadArtifact, BundleError
-from .guides import GuideStream, Slices, split
+from .guides import Piece, Slices, decode
 from .store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Cloud(Protocol):
 
     def fetch(self, sha256: str, size_bytes: int | None, target: Path, most_bytes: int) -> None: ...
 
-    def stream_guides(self, task_id: str) -> Iterator[pb.GuideChunk]: ...
+    def stream_guides(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]: ...
 
 
 class Holdings:
@@ -131,10 +132,11 @@ class Holdings:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
         self._store.update(adapter_sha256="", adapter_version=0)
 
-    def supplies(self, task_id: str, task: pb.DirectionsTask) -> Supplies:
+    def supplies(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> Supplies:
         """A task's scale and guides, fetched where they are not here."""
-        scale = self.scale(task.scale_sha256) if task.scale_sha256 else None
-        return Supplies(scale, self.guides(task_id, task.guides) if task.guides else {})
+        sha256 = task.directions.scale_sha256
+        scale = self.scale(sha256) if sha256 else None
+        return Supplies(scale, self.guides(task, stopped) if task.directions.guides else {})
 
     def put(self, supplies: Supplies) -> dict[bytes, int]:
         """Puts scale and guides into the engine; answers under which index each guide is known there."""
@@ -153,42 +155,69 @@ class Holdings:
         return self._scale[1]
 
     def guide(self, sha256: bytes) -> Slices | None:
-        """A guide that was kept, or None."""
+        """All of a guide that was kept, or None."""
         segments = self._store.state.guides.get(sha256.hex())
-        data = None if segments is None else self._store.read("guides", sha256.hex())
-        if segments is None or data is None:
+        if not segments:
             return None
-        return split(data, segments, self._loaded().segment_counts)
+        slices: Slices = {}
+        for segment in map(int, segments):
+            values = self.guide_segment(sha256, segment)
+            if values is None:
+                return None
+            slices[segment] = values
+        return slices
 
-    def guides(self, task_id: str, announced: Sequence[pb.Guide]) -> dict[bytes, Slices]:
-        """All guides of a task: from the store when all are there, or streamed. Raises BadArtifact.
+    def guide_segment(self, sha256: bytes, segment: int) -> NDArray[np.float32] | None:
+        """One segment of a guide that was kept, or None. Raises BadArtifact where it cannot be decoded."""
+        kept = self._store.state.guides.get(sha256.hex(), {}).get(str(segment))
+        data = None if kept is None else self._store.read("guides", str(kept[1]))
+        if kept is None or data is None:
+            return None
+        return decode(int(kept[0]), data, self._loaded().segment_counts[segment])
+
+    def arrivals(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> Arrivals:
+        """All guides of a task, on their way but for those that are here.
 
         What was kept for earlier tasks goes only now: the record that led to this version may have named it.
         """
-        kept = {guide.sha256: self.guide(guide.sha256) for guide in announced}
-        present = {sha256: slices for sha256, slices in kept.items() if slices is not None}
-        if len(present) == len(kept):
-            return present
-        stream = self._stream(task_id, announced)
-        for data in stream.finish().values():
-            self._store.write("guides", data)
-        self._store.update(guides={guide.sha256.hex(): list(guide.segments) for guide in announced})
-        self._store.keep_only("guides", self._store.state.guides)
-        return stream.decoded
+        announced = task.directions.guides
+        names = {guide.sha256.hex() for guide in announced}
+        kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in names}
+        self._store.update(guides=kept)
+        self._store.keep_only(
+            "guides", [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
+        )
+        counts = self._loaded().segment_counts
 
-    def _stream(self, task_id: str, announced: Sequence[pb.Guide]) -> GuideStream:
-        """Streams a task's guides, a second time when the first was altered on its way."""
-        for last in (False, True):
-            stream = GuideStream(announced, self._loaded().segment_counts)
-            try:
-                for chunk in self._cloud.stream_guides(task_id):
-                    stream.add(chunk)
-                stream.finish()
-                return stream
-            except ArtifactError as error:
-                if last:
-                    raise BadArtifact(str(error)) from error
-        raise AssertionError("unreachable")
+        def stream(start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
+            return self._cloud.stream_guides(task.task_id, start)
+
+        return Arrivals(announced, counts, self, stream, stopped)
+
+    def has_piece(self, guide: bytes, segment: int) -> bool:
+        """Whether a segment of a guide is here, undamaged."""
+        kept = self._store.state.guides.get(guide.hex(), {}).get(str(segment))
+        return kept is not None and self._store.read("guides", str(kept[1])) is not None
+
+    def keep_piece(self, piece: Piece) -> None:
+        """Keeps a segment of a guide. Raises BadArtifact where it cannot be decoded."""
+        decode(piece.encoding, piece.data, self._loaded().segment_counts[piece.segment])
+        guides = self._store.state.guides
+        mine: dict[str, list[int | str]] = {
+            **guides.get(piece.guide.hex(), {}),
+            str(piece.segment): [int(piece.encoding), self._store.write("guides", piece.data)],
+        }
+        self._store.update(guides=guides | {piece.guide.hex(): mine})
+
+    def guides(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> dict[bytes, Slices]:
+        """All guides of a task, decoded, once all are here. Raises as Arrivals does."""
+        with self.arrivals(task, stopped) as arriving:
+            for segment in sorted({k for guide in task.directions.guides for k in guide.segments}):
+                arriving.await_segment(segment)
+        whole = {guide.sha256: self.guide(guide.sha256) for guide in task.directions.guides}
+        if any(slices is None for slices in whole.values()):
+            raise BadArtifact("a guide was damaged on this device's disk: stream it again")
+        return {name: slices for name, slices in whole.items() if slices is not None}
 
     # --- one artifact ---------------------------------------------------------------------------------------
 

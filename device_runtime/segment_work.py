@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -10,18 +10,23 @@ class SegmentWork:
     """Runs of each segment and the nanoseconds that they took, the head's last.
 
     A pair is a run for both signs of a direction in one forward; `runs` does not count it, `ns` does.
+    `perturb_ns` went into changing a segment's slice of the adapter, `check_ns` into looking at directions
+    before.
     """
 
     runs: tuple[int, ...] = ()
     pairs: tuple[int, ...] = ()
     ns: tuple[int, ...] = ()
+    perturb_ns: tuple[int, ...] = ()
+    check_ns: tuple[int, ...] = ()
 
     def since(self, before: SegmentWork) -> SegmentWork:
         """What was done after `before`, of the same chain."""
         return SegmentWork(
-            tuple(new - old for new, old in zip(self.runs, before.runs, strict=True)),
-            tuple(new - old for new, old in zip(self.pairs, before.pairs, strict=True)),
-            tuple(new - old for new, old in zip(self.ns, before.ns, strict=True)),
+            *(
+                tuple(new - old for new, old in zip(after, earlier, strict=True))
+                for after, earlier in zip(astuple(self), astuple(before), strict=True)
+            )
         )
 
     @property

@@ -229,7 +229,7 @@ class Session:
         """
         arriving = bool(task.directions.guides or task.directions.scale_sha256)
         start_ms = self._journal.phase("guides") if arriving else 0.0
-        supplies = self._holdings.supplies(task.task_id, task.directions)
+        supplies = self._holdings.supplies(task, self._stretches.stopped)
         disclosure = permit_directions(task, supplies, engine, self._budget, self._store.state)
         index = self._holdings.put(supplies)
         if arriving:

@@ -9,7 +9,7 @@ write.
       personal                 what personalising changed: see personal.py
       signs                    whether both signs run in one forward: see signs.py
       adapters/<sha256>        float32 bytes of the adapter version that `state` names
-      guides/<sha256>          decoded float32 bytes of the last task's guides: a record may name them
+      guides/<sha256>          encoded segments of the last task's guides: a record may name them
       artifacts/<sha256>       downloaded files; `.part` while they are on their way
       bundles/<sha256>/        a bundle's four files, by the hash of its manifest
 
@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -59,7 +60,8 @@ class State:
     pending_round: int = 0
     disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
     evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
-    guides: dict[str, list[int]] = field(default_factory=dict)  # those kept: SHA-256 -> segments
+    # Those kept: name -> segment -> [GuideEncoding, SHA-256 of its encoded bytes].
+    guides: dict[str, dict[str, list[int | str]]] = field(default_factory=dict)
     # What left, oldest first: [ms since 1970, round, kind, scalars, in the head alone, bytes of the report].
     disclosures: list[list[float | int | str]] = field(default_factory=list)
     writes: int = 0  # how often the state was written: of two copies the newer counts
@@ -89,6 +91,7 @@ class Store:
             ) from error
         self._remove_leftovers()
         self._state = self._read_state()
+        self._updating = threading.Lock()  # guides arrive on a thread of their own
         self.progress = Progress(self.folder / "progress", clock)
 
     def close(self) -> None:
@@ -112,12 +115,13 @@ class Store:
 
     def update(self, **changes: object) -> State:
         """Writes the state with these fields changed, all of them or none. Returns it."""
-        state = replace(self._state, **changes)  # type: ignore[arg-type]
-        if state != self._state:
-            state = replace(state, writes=self._state.writes + 1)
-            write_sealed_pair(self.folder / "state", json.dumps(asdict(state), sort_keys=True).encode())
-            self._state = state
-        return state
+        with self._updating:
+            state = replace(self._state, **changes)  # type: ignore[arg-type]
+            if state != self._state:
+                state = replace(state, writes=self._state.writes + 1)
+                write_sealed_pair(self.folder / "state", json.dumps(asdict(state), sort_keys=True).encode())
+                self._state = state
+            return state
 
     def read_key(self) -> bytes | None:
         """The device's private key in PEM, or None when there is none yet (or it was damaged)."""

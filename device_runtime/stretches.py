@@ -41,6 +41,10 @@ class Stretches:
         self._paused = False
         self._lease_ends_s: float | None = None
 
+    def stopped(self) -> bool:
+        """Whether stop() was called."""
+        return self._watch.stopped()
+
     def conditions_hold(self) -> bool:
         """Whether all that is required holds; tells when that changes."""
         missing = self._watch.missing()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -20,7 +20,7 @@ from protos import federation_pb2 as pb
 from protos import federation_pb2_grpc as rpc
 
 from .download import Downloads
-from .errors import ArtifactError, OptionError, ProtocolMismatch
+from .errors import OptionError, ProtocolMismatch
 from .identity import Identity
 from .retry import Retry, Transient
 from .statuses import meaning_of
@@ -28,6 +28,7 @@ from .statuses import meaning_of
 PROTOCOL_VERSION = 1
 MOST_MESSAGE_BYTES = 4 * 1024 * 1024
 DEFAULT_HTTP_PORT = 8080
+LEAST_MEASURED_BYTES = 4096  # of chunks that waited for the link, before their speed says anything
 _SERVICE = "/cooperllm.v1.Federation/"
 _OPTIONS = [
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
@@ -142,28 +143,25 @@ class Transport:
         self._downloads.fetch(sha256, size_bytes, target, most_bytes)
         self._measure(before, started)
 
-    def stream_guides(self, task_id: str) -> Iterator[pb.GuideChunk]:
-        """Yields a task's guide chunks 0, 1, 2 ... once each; a broken stream goes on at the first missing
-        one.
+    def stream_guides(self, task_id: str, start: tuple[int, int, int] = (0, 0, 0)) -> Iterator[pb.GuideChunk]:
+        """Yields the chunks of a task's guides from (segment, guide, byte) on, until the last.
 
-        Raises TaskLost (check in again) and ArtifactError when the stream contradicts itself (fetch it
-        again).
+        A broken stream goes on at the first byte that is missing. Leave it early by closing it.
+
+        Raises TaskLost: check in again.
         """
-        before, started = self.traffic.downlink_bytes, self.retry.clock()
-        source = _GuideSource(task_id, self._open_stream)
-        total = 1
-        while source.position < total:
-            chunk = self.retry.run(source.next, self.server)
-            self.traffic.received(chunk.ByteSize())
-            if (
-                chunk.index != source.position
-                or chunk.total < 1
-                or (source.position and chunk.total != total)
-            ):
-                raise ArtifactError("the stream of guides contradicts itself: fetch it again")
-            source.position, total = source.position + 1, chunk.total
-            yield chunk
-        self._measure(before, started)
+        source = _GuideSource(task_id, start, self._open_stream, self.retry.clock)
+        try:
+            while True:
+                chunk = self.retry.run(source.next, self.server)
+                self.traffic.received(chunk.ByteSize())
+                if source.link_bytes_per_s:
+                    self.traffic.download_bytes_per_s = source.link_bytes_per_s
+                yield chunk
+                if chunk.last:
+                    return
+        finally:
+            source.close()
 
     # --- one call -------------------------------------------------------------------------------------------
 
@@ -180,10 +178,10 @@ class Transport:
                 ) from error
         return grpc.secure_channel(self.server, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
 
-    def _open_stream(self, request: pb.StreamGuidesRequest) -> Iterator[pb.GuideChunk]:
+    def _open_stream(self, request: pb.StreamGuidesRequest) -> Any:
         self.traffic.sent(request.ByteSize())
         metadata = self._metadata("StreamGuides", request)
-        return iter(self._stub.StreamGuides(request, timeout=10 * self._deadline_s, metadata=metadata))
+        return self._stub.StreamGuides(request, timeout=10 * self._deadline_s, metadata=metadata)
 
     def _signed(self, method: str, request: Message, call: Callable[..., Reply]) -> Reply:
         return self._call(
@@ -230,25 +228,51 @@ class Transport:
 
 
 class _GuideSource:
-    """The next chunk that is missing, over as many streams as it takes."""
+    """The next chunk that is missing, over as many streams as it takes, and how fast the link brings them."""
 
     def __init__(
-        self, task_id: str, open_stream: Callable[[pb.StreamGuidesRequest], Iterator[pb.GuideChunk]]
+        self,
+        task_id: str,
+        start: tuple[int, int, int],
+        open_stream: Callable[[pb.StreamGuidesRequest], Any],
+        clock: Callable[[], float],
     ) -> None:
-        self.position = 0
-        self._task_id, self._open_stream = task_id, open_stream
-        self._stream: Iterator[pb.GuideChunk] | None = None
+        self.link_bytes_per_s = 0.0
+        self._task_id, self._start, self._open_stream, self._clock = task_id, start, open_stream, clock
+        self._stream: Any = None
+        self._came_s = 0.0
+        self._queued = (0, 0.0)  # bytes of chunks that had waited for the link, and the seconds it took
 
     def next(self) -> pb.GuideChunk:
         """One chunk. Raises Transient when the stream broke: the next call opens another."""
         if self._stream is None:
-            request = pb.StreamGuidesRequest(task_id=self._task_id, first_chunk=self.position)
+            segment, guide, byte = self._start
+            request = pb.StreamGuidesRequest(
+                task_id=self._task_id, first_segment=segment, first_guide=guide, first_byte=byte
+            )
             self._stream = self._open_stream(request)
         try:
-            return next(self._stream)
+            chunk: pb.GuideChunk = next(self._stream)
         except StopIteration:
             self._stream = None
             raise Transient("the stream of guides ended early") from None
         except grpc.RpcError as error:
             self._stream = None
             raise meaning_of("StreamGuides", error, True) from error
+        self._start = chunk.segment, chunk.guide, chunk.offset_bytes + len(chunk.data)
+        self._measure(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Ends the stream that is open."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _measure(self, chunk: pb.GuideChunk) -> None:
+        """Between two chunks of which the second had been ready, nothing but the link took time."""
+        before_s, self._came_s = self._came_s, self._clock()
+        if chunk.queued:
+            size_bytes, took_s = self._queued
+            self._queued = size_bytes + chunk.ByteSize(), took_s + self._came_s - before_s
+        if self._queued[0] >= LEAST_MEASURED_BYTES and self._queued[1] > 0:
+            self.link_bytes_per_s = self._queued[0] / self._queued[1]

@@ -54,12 +54,16 @@ class _GuideEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuideEn
     GUIDE_ENCODING_UNSPECIFIED: _GuideEncoding.ValueType  # 0
     GUIDE_ENCODING_FLOAT32: _GuideEncoding.ValueType  # 1
     """little-endian"""
+    GUIDE_ENCODING_CODED: _GuideEncoding.ValueType  # 2
+    """quantised and entropy-coded, see device_runtime/zo/guide_code.py"""
 
 class GuideEncoding(_GuideEncoding, metaclass=_GuideEncodingEnumTypeWrapper): ...
 
 GUIDE_ENCODING_UNSPECIFIED: GuideEncoding.ValueType  # 0
 GUIDE_ENCODING_FLOAT32: GuideEncoding.ValueType  # 1
 """little-endian"""
+GUIDE_ENCODING_CODED: GuideEncoding.ValueType  # 2
+"""quantised and entropy-coded, see device_runtime/zo/guide_code.py"""
 Global___GuideEncoding: _TypeAlias = GuideEncoding  # noqa: Y015
 
 class _ReportStatus:
@@ -179,7 +183,7 @@ class CheckInRequest(_message.Message):
     usable private examples, rounded down to a multiple of 8
     """
     download_bytes_per_s: _builtins.float
-    """measured; 0 when unknown"""
+    """measured on chunks that were waiting for the link; 0 when unknown"""
     @_builtins.property
     def budget(self) -> Global___DisclosureBudget:
         """what this device is willing to disclose; the cloud plans within it, and within"""
@@ -612,16 +616,16 @@ Global___GuideTerm: _TypeAlias = GuideTerm  # noqa: Y015
 
 @_typing.final
 class Guide(_message.Message):
-    """What a guide is made of. Its SHA-256 is that of its segments' decoded float32 bytes, concatenated in order of segment."""
+    """A guide by its name: 32 bytes that the cloud derives before the guide's values exist, different for every guide of
+    every job. What is checked is each segment's own SHA-256, and after a replay the adapter's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
-    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     sha256: _builtins.bytes
-    size_bytes: _builtins.int
-    """encoded"""
+    """the name"""
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending; outside them the guide is zero"""
@@ -631,11 +635,10 @@ class Guide(_message.Message):
         *,
         sha256: _builtins.bytes = ...,
         segments: _abc.Iterable[_builtins.int] | None = ...,
-        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["segments", b"segments", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["segments", b"segments", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,6 +657,7 @@ class DirectionsTask(_message.Message):
     SCALAR_FORM_FIELD_NUMBER: _builtins.int
     EXIT_SEGMENT_FIELD_NUMBER: _builtins.int
     GLOBAL_WEIGHT_FIELD_NUMBER: _builtins.int
+    IN_TURN_FIELD_NUMBER: _builtins.int
     epsilon: _builtins.float
     scale_sha256: _builtins.bytes
     """an artifact: .safetensors with one float32 tensor "scale" of n positive values; empty: 1"""
@@ -665,6 +669,10 @@ class DirectionsTask(_message.Message):
     global_weight: _builtins.float
     """ChainFed's lambda: the loss is local + global_weight * global, where global is the head's loss after the auxiliary
     branch (methods auxiliary_k, k = exit_segment .. K-1, of the adapters alone); 0: no such branch runs.
+    """
+    in_turn: _builtins.bool
+    """Nothing overlaps: the cloud streams guides once all are sampled, the device starts once all have arrived. For
+    comparisons; the result is the same, bit for bit.
     """
     @_builtins.property
     def active_segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -692,10 +700,11 @@ class DirectionsTask(_message.Message):
         scalar_form: Global___ScalarForm | None = ...,
         exit_segment: _builtins.int = ...,
         global_weight: _builtins.float = ...,
+        in_turn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scalar_form", b"scalar_form"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "epsilon", b"epsilon", "exit_segment", b"exit_segment", "global_weight", b"global_weight", "guides", b"guides", "scalar_form", b"scalar_form", "scale_sha256", b"scale_sha256", "scale_size_bytes", b"scale_size_bytes", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_segments", b"active_segments", "epsilon", b"epsilon", "exit_segment", b"exit_segment", "global_weight", b"global_weight", "guides", b"guides", "in_turn", b"in_turn", "scalar_form", b"scalar_form", "scale_sha256", b"scale_sha256", "scale_size_bytes", b"scale_size_bytes", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,22 +824,31 @@ Global___ScoreSegmentsTask: _TypeAlias = ScoreSegmentsTask  # noqa: Y015
 
 @_typing.final
 class StreamGuidesRequest(_message.Message):
+    """Where the stream starts: at 0, or behind all that arrived."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
-    FIRST_CHUNK_FIELD_NUMBER: _builtins.int
+    FIRST_SEGMENT_FIELD_NUMBER: _builtins.int
+    FIRST_GUIDE_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    first_chunk: _builtins.int
-    """0, or the first chunk that is missing"""
+    first_segment: _builtins.int
+    first_guide: _builtins.int
+    """position in the task's list of guides"""
+    first_byte: _builtins.int
+    """of that guide's encoded segment"""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
-        first_chunk: _builtins.int = ...,
+        first_segment: _builtins.int = ...,
+        first_guide: _builtins.int = ...,
+        first_byte: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_chunk", b"first_chunk", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_byte", b"first_byte", "first_guide", b"first_guide", "first_segment", b"first_segment", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,46 +858,47 @@ Global___StreamGuidesRequest: _TypeAlias = StreamGuidesRequest  # noqa: Y015
 class GuideChunk(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    INDEX_FIELD_NUMBER: _builtins.int
-    TOTAL_FIELD_NUMBER: _builtins.int
-    GUIDE_SHA256_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
+    GUIDE_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     SEGMENT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SEGMENT_SHA256_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
-    index: _builtins.int
-    """0, 1, 2 ... over the whole stream"""
-    total: _builtins.int
-    """number of chunks"""
-    guide_sha256: _builtins.bytes
+    QUEUED_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     segment: _builtins.int
+    guide: _builtins.int
+    """position in the task's list of guides"""
     encoding: Global___GuideEncoding.ValueType
     offset_bytes: _builtins.int
     """of `data` in the segment's encoded bytes"""
     segment_size_bytes: _builtins.int
     """encoded"""
     segment_sha256: _builtins.bytes
-    """of the segment's encoded bytes: checked when its last chunk is in"""
+    """of the segment's encoded bytes: checked before anything of it is used"""
     data: _builtins.bytes
-    """at most 256 KiB"""
+    """at most 16 KiB"""
+    queued: _builtins.bool
+    """was ready when the chunk before it left: the time between both is the link's"""
+    last: _builtins.bool
+    """no other follows"""
     def __init__(
         self,
         *,
-        index: _builtins.int = ...,
-        total: _builtins.int = ...,
-        guide_sha256: _builtins.bytes = ...,
         segment: _builtins.int = ...,
+        guide: _builtins.int = ...,
         encoding: Global___GuideEncoding.ValueType = ...,
         offset_bytes: _builtins.int = ...,
         segment_size_bytes: _builtins.int = ...,
         segment_sha256: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
+        queued: _builtins.bool = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "encoding", b"encoding", "guide_sha256", b"guide_sha256", "index", b"index", "offset_bytes", b"offset_bytes", "segment", b"segment", "segment_sha256", b"segment_sha256", "segment_size_bytes", b"segment_size_bytes", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "encoding", b"encoding", "guide", b"guide", "last", b"last", "offset_bytes", b"offset_bytes", "queued", b"queued", "segment", b"segment", "segment_sha256", b"segment_sha256", "segment_size_bytes", b"segment_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1029,22 +1048,29 @@ class Span(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     START_MS_FIELD_NUMBER: _builtins.int
     END_MS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"check_in", "fetch", "guides", "compute", "report" """
+    """"check_in", "fetch", "guides", "compute", "report"; of one segment: "guide_arrived" (from its first byte to its last),
+    "perturb", "run"; "scalars_sent"
+    """
     start_ms: _builtins.float
     end_ms: _builtins.float
+    segment: _builtins.int
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         start_ms: _builtins.float = ...,
         end_ms: _builtins.float = ...,
+        segment: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_segment", b"_segment", "segment", b"segment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ms", b"end_ms", "name", b"name", "start_ms", b"start_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_segment", b"_segment", "end_ms", b"end_ms", "name", b"name", "segment", b"segment", "start_ms", b"start_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__segment: _TypeAlias = _typing.Literal["segment"]  # noqa: Y015
+    _WhichOneofArgType__segment: _TypeAlias = _typing.Literal["_segment", b"_segment"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__segment) -> _WhichOneofReturnType__segment | None: ...
 
 Global___Span: _TypeAlias = Span  # noqa: Y015
 

@@ -77,8 +77,10 @@ class FederationServicer:
 
     def StreamGuides(self, request, context):
         """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
-        start before the next one arrives. A broken stream is resumed by naming the first chunk that is missing.
-        NOT_FOUND  the task or the guide is unknown or its lease has expired: check in again.
+        start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
+        Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+        NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+        OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

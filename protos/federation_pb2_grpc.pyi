@@ -67,8 +67,10 @@ class FederationStub:
     """
     StreamGuides: _grpc.UnaryStreamMultiCallable[_federation_pb2.StreamGuidesRequest, _federation_pb2.GuideChunk]
     """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
-    start before the next one arrives. A broken stream is resumed by naming the first chunk that is missing.
-      NOT_FOUND  the task or the guide is unknown or its lease has expired: check in again.
+    start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
+    Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+      NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+      OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
     SendReport: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Report, _federation_pb2.Ack]
     """Hands in the result of a task.
@@ -90,8 +92,10 @@ class FederationAsyncStub(FederationStub):
     """
     StreamGuides: _aio.UnaryStreamMultiCallable[_federation_pb2.StreamGuidesRequest, _federation_pb2.GuideChunk]  # type: ignore[assignment]
     """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
-    start before the next one arrives. A broken stream is resumed by naming the first chunk that is missing.
-      NOT_FOUND  the task or the guide is unknown or its lease has expired: check in again.
+    start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
+    Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+      NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+      OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
     SendReport: _aio.UnaryUnaryMultiCallable[_federation_pb2.Report, _federation_pb2.Ack]  # type: ignore[assignment]
     """Hands in the result of a task.
@@ -128,8 +132,10 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_federation_pb2.GuideChunk], _abc.AsyncIterator[_federation_pb2.GuideChunk]]:
         """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
-        start before the next one arrives. A broken stream is resumed by naming the first chunk that is missing.
-          NOT_FOUND  the task or the guide is unknown or its lease has expired: check in again.
+        start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
+        Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+          NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+          OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
         """
 
     @_abc_1.abstractmethod

@@ -66,7 +66,9 @@ class Counters:
     `segment_runs` has K + 1 entries, the head's last. `forward_ns` is spent inside the program, `perturb_ns`
     in changing the adapter, `total_ns` in whole calls. `auxiliary_runs` and `pair_runs` have K entries; a
     pair runs a segment for both signs, which `segment_runs` does not count. `segment_ns`, K + 1 entries, is
-    spent in both kinds of runs. `method_loads` counts methods whose weights were packed into memory.
+    spent in both kinds of runs, `segment_perturb_ns` in changing the adapter (`perturb_ns` is its sum) and
+    `segment_check_ns` in checking directions before that. `method_loads` counts methods whose weights were
+    packed into memory.
     """
 
     @property
@@ -77,6 +79,10 @@ class Counters:
     def pair_runs(self) -> list[int]: ...
     @property
     def segment_ns(self) -> list[int]: ...
+    @property
+    def segment_perturb_ns(self) -> list[int]: ...
+    @property
+    def segment_check_ns(self) -> list[int]: ...
     @property
     def auxiliary_runs(self) -> list[int]: ...
     @property
@@ -93,11 +99,12 @@ class Plan:
     """The fewest segment runs that give a set of losses: the nodes of the trie of their label strings.
 
     labels[e, segment] is 0 for the adapter as it is, +(d + 1) or -(d + 1) for direction d added or
-    subtracted there.
+    subtracted there. Depth first; or `by_level`, streaming order: every run of a segment before any of the
+    next, label by label, and at the head state by state.
     Shapes: labels (evaluations, K + 1) int32.
     """
 
-    def __init__(self, labels: NDArray[np.int32]) -> None: ...
+    def __init__(self, labels: NDArray[np.int32], by_level: bool = False) -> None: ...
     @property
     def runs(self) -> list[tuple[int, int, int, int, list[int]]]:
         """(segment, label, from_slot, to_slot, evaluations below it), in the order in which they happen."""
@@ -150,11 +157,13 @@ class Core:
     def set_guide(self, index: int, segment: int, values: NDArray[np.float32]) -> None:
         """Set guide `index` on one segment; it is zero where it was never set.
 
-        `values` has one entry a parameter of the segment. The array is kept, not copied, until
-        `clear_guides`.
+        `values` has one entry a parameter of the segment. The array is kept, not copied, until it is
+        replaced or cleared.
         """
-    def clear_guides(self) -> None:
-        """Forget every guide."""
+    def clear_guide(self, index: int, segment: int) -> None:
+        """Let go of one slice: the guide is zero there again."""
+    def clear_guides(self, expected: int = 0) -> None:
+        """Forget every guide. Directions may name the indices below `expected` before they are set."""
     def losses(
         self,
         batches: Sequence[Batch],
@@ -192,6 +201,42 @@ class Core:
         NOT_FINITE (before the first change), LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, BAD_ARGUMENT. The
         caller reports it.
         """
+    def begin(
+        self,
+        batches: Sequence[Batch],
+        directions: Sequence[Direction],
+        epsilon: float,
+        active_segments: Sequence[int],
+        exit_segment: int = 0,
+        global_weight: float = 0.0,
+    ) -> list[int]:
+        """Begin what `measure` does, in streaming order; return the segments that will run, in order.
+
+        For each of them: `set_guide` of that segment, `advance`, `clear_guide`; then `finish`, or at any time
+        `abandon`. The answer is `measure`'s, bit for bit. Between these calls the adapter is as it was; it,
+        the scale and the batches must stay so. `evaluate`, `logits` and `hidden` may be called in between;
+        `losses`, `measure`, `slopes`, `update` and `clear_guides` are refused.
+
+        Memory until the end, in bytes: for every batch, B * T * hidden size * 4 for every distinct string of
+        labels without its head (two a direction, where directions share nothing), and what `embed` gives.
+
+        Raises CoreError as `measure`, for what can be told without guides. The caller reports it.
+        """
+    def advance(self) -> None:
+        """Check and run the next segment for all directions and batches; it needs guides of it alone.
+
+        Raises CoreError: OUT_OF_RANGE and NOT_FINITE (before this segment's first change),
+        LOSS_NOT_FINITE, STOPPED, PROGRAM_FAILED, after which nothing has begun; BAD_ARGUMENT where nothing
+        has begun or all have run. The adapter is as it was. The caller reports it.
+        """
+    def finish(self) -> Measurement:
+        """Return what `measure` returns, and free the memory.
+
+        Raises CoreError: BELOW_GRID (the message names an epsilon that is large enough), LOSS_NOT_FINITE;
+        BAD_ARGUMENT where segments have not run, which ends nothing. The caller reports it.
+        """
+    def abandon(self) -> None:
+        """End what has begun, if anything, and free its memory."""
     def slopes(
         self,
         batches: Sequence[Batch],
@@ -258,6 +303,9 @@ class Core:
 
         embed and head stay. What is needed again is loaded again by the call that runs it.
         """
+    @property
+    def context_bytes(self) -> int:
+        """What `embed` gives a batch besides its hidden state, at most: `begin` keeps it for each batch."""
     @property
     def planned_bytes(self) -> int:
         """The memory that all methods share for their activations, as the program was planned."""

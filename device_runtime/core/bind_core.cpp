@@ -2,6 +2,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
+#include <numeric>
+
 #include "bind_core.h"
 #include "planner.h"
 #include "py_core.h"
@@ -75,9 +77,15 @@ void bind_values(nb::module_& m) {
       .def_prop_ro("pair_runs", [](const Counters& self) { return self.pair_runs; })
       .def_prop_ro("auxiliary_runs", [](const Counters& self) { return self.auxiliary_runs; })
       .def_prop_ro("segment_ns", [](const Counters& self) { return self.segment_ns; })
+      .def_prop_ro("segment_perturb_ns", [](const Counters& self) { return self.segment_perturb_ns; })
+      .def_prop_ro("segment_check_ns", [](const Counters& self) { return self.segment_check_ns; })
       .def_ro("method_loads", &Counters::method_loads)
       .def_ro("forward_ns", &Counters::forward_ns)
-      .def_ro("perturb_ns", &Counters::perturb_ns)
+      .def_prop_ro("perturb_ns",
+                   [](const Counters& self) {
+                     return std::accumulate(self.segment_perturb_ns.begin(), self.segment_perturb_ns.end(),
+                                            uint64_t{0});
+                   })
       .def_ro("total_ns", &Counters::total_ns);
 }
 
@@ -95,11 +103,12 @@ void bind_planner(nb::module_& m) {
   nb::class_<Plan>(m, "Plan", "The fewest segment runs for strings of labels, one row an evaluation.")
       .def(
           "__init__",
-          [](Plan* self, const LabelRows& labels) {
+          [](Plan* self, const LabelRows& labels, bool by_level) {
             new (self) Plan();
-            self->build(labels.data(), labels.shape(0), labels.shape(1));
+            const auto build = by_level ? &Plan::build_by_level : &Plan::build;
+            (self->*build)(labels.data(), labels.shape(0), labels.shape(1));
           },
-          "labels"_a)
+          "labels"_a, "by_level"_a = false)
       .def_prop_ro("runs", &planned_runs, "(position, label, from_slot, to_slot, evaluations) in order.")
       .def_prop_ro("slots", &Plan::slots, "How many hidden states are held at once.");
 }
@@ -116,11 +125,17 @@ void bind_class(nb::module_& m) {
       .def("reset_counters", &PyCore::reset_counters)
       .def("set_scale", &PyCore::set_scale, "scale"_a.none())
       .def("set_guide", &PyCore::set_guide, "index"_a, "segment"_a, "values"_a)
-      .def("clear_guides", &PyCore::clear_guides)
+      .def("clear_guide", &PyCore::clear_guide, "index"_a, "segment"_a)
+      .def("clear_guides", &PyCore::clear_guides, "expected"_a = 0)
       .def("losses", &PyCore::losses, "batches"_a, "directions"_a, "epsilon"_a, "labels"_a, "exit_segment"_a = 0,
            "global_weight"_a = 0.0)
       .def("measure", &PyCore::measure, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a,
            "exit_segment"_a = 0, "global_weight"_a = 0.0)
+      .def("begin", &PyCore::begin, "batches"_a, "directions"_a, "epsilon"_a, "active_segments"_a, "exit_segment"_a = 0,
+           "global_weight"_a = 0.0)
+      .def("advance", &PyCore::advance)
+      .def("finish", &PyCore::finish)
+      .def("abandon", &PyCore::abandon)
       .def("slopes", &PyCore::slopes, "batches"_a, "directions"_a, "epsilon"_a, "exit_segment"_a = 0)
       .def_prop_ro("has_head_gradient", &PyCore::has_head_gradient)
       .def("evaluate", &PyCore::evaluate, "batches"_a, "exit_segment"_a = 0, "global_weight"_a = 0.0)
@@ -132,6 +147,7 @@ void bind_class(nb::module_& m) {
       .def("set_pair_tokens", &PyCore::set_pair_tokens, "tokens"_a)
       .def("has_pairs", &PyCore::has_pairs, "first_segment"_a, "exit_segment"_a)
       .def("unload_except", &PyCore::unload_except, "segments"_a, "auxiliaries"_a = nb::list())
+      .def_prop_ro("context_bytes", &PyCore::context_bytes)
       .def_prop_ro("planned_bytes", &PyCore::planned_bytes)
       .def_prop_ro("loaded_methods", &PyCore::loaded_methods)
       .def_prop_ro("auxiliary_segments", &PyCore::auxiliary_segments)

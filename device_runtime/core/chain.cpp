@@ -67,7 +67,9 @@ void Chain::reset_counters() {
   counters.segment_runs.assign(shape_.segments + 1, 0);
   counters.auxiliary_runs.assign(shape_.segments, 0);
   counters.pair_runs.assign(shape_.segments, 0);
-  counters.segment_ns.assign(shape_.segments + 1, 0);
+  for (auto* times : {&counters.segment_ns, &counters.segment_perturb_ns, &counters.segment_check_ns}) {
+    times->assign(shape_.segments + 1, 0);
+  }
 }
 
 void Chain::reserve_slots(size_t slots) {
@@ -75,7 +77,8 @@ void Chain::reserve_slots(size_t slots) {
   while (slots_.size() < slots) slots_.emplace_back(size_bytes);
 }
 
-zo_status Chain::set_batch(const Batch& batch) noexcept {
+zo_status Chain::set_batch(const Batch& batch, size_t context) noexcept {
+  context_ = context;
   if (batch.tokens == 0 || batch.tokens > shape_.max_tokens) return ZO_BAD_ARGUMENT;
   const size_t rows = shape_.batch_examples, cells = rows * batch.tokens;
   for (size_t i = 0; i < labels(batch); ++i) {
@@ -104,22 +107,24 @@ zo_status Chain::keep_hidden(size_t to_slot) noexcept {
 }
 
 zo_status Chain::keep_context() noexcept {
-  for (size_t i = 0; i < context_.size(); ++i) {
+  Context& context = contexts_[context_];
+  for (size_t i = 0; i < context.buffers.size(); ++i) {
     const Tensor& given = outputs_[i + 1];
     const size_t size_bytes = given.size_bytes();
-    const bool twice = context_is_doubled_[i];
-    if ((twice ? 2 : 1) * size_bytes > context_[i].size_bytes()) return ZO_PROGRAM_MISMATCH;
-    std::memcpy(context_[i].data(), given.data, size_bytes);
-    if (twice) std::memcpy(context_[i].as<char>() + size_bytes, given.data, size_bytes);
-    context_tensors_[i] = given;
-    context_tensors_[i].data = context_[i].data();
+    const bool twice = context_ == 0 && context_is_doubled_[i];
+    Buffer& kept = context.buffers[i];
+    if ((twice ? 2 : 1) * size_bytes > kept.size_bytes()) return ZO_PROGRAM_MISMATCH;
+    std::memcpy(kept.data(), given.data, size_bytes);
+    if (twice) std::memcpy(kept.as<char>() + size_bytes, given.data, size_bytes);
+    context.tensors[i] = given;
+    context.tensors[i].data = kept.data();
   }
   return ZO_OK;
 }
 
 zo_status Chain::embed(size_t to_slot) noexcept {
   ++counters.embed_runs;
-  zo_status status = run(embed_, embed_inputs_, 1 + context_.size());
+  zo_status status = run(embed_, embed_inputs_, 1 + contexts_[0].buffers.size());
   program_->release_pages();  // the rows of the embedding table that it looked up
   if (status == ZO_OK) status = keep_context();
   return status == ZO_OK ? keep_hidden(to_slot) : status;
@@ -134,7 +139,8 @@ zo_status Chain::run_segment(uint32_t segment, size_t from_slot, size_t to_slot)
   inputs[0] = hidden_;
   inputs[0].data = slots_[from_slot].data();
   const Stopwatch watch(&counters.segment_ns[segment]);
-  std::copy(context_tensors_.begin(), context_tensors_.end(), inputs.begin() + 1);
+  const std::vector<Tensor>& context = contexts_[context_].tensors;
+  std::copy(context.begin(), context.end(), inputs.begin() + 1);
   ++counters.segment_runs[segment];
   const zo_status status = run(segment_methods_[segment], inputs, 1);
   return status == ZO_OK ? keep_hidden(to_slot) : status;

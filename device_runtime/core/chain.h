@@ -63,13 +63,14 @@ struct HeadResult {
 
 struct Counters {
   uint64_t embed_runs = 0;
-  std::vector<uint64_t> segment_runs;    // K + 1 entries, the head's last
-  std::vector<uint64_t> auxiliary_runs;  // K entries
-  std::vector<uint64_t> pair_runs;       // K entries; each does the work of two runs of the segment
-  std::vector<uint64_t> segment_ns;      // K + 1 entries, the head's last: in these runs, pairs among them
+  std::vector<uint64_t> segment_runs;        // K + 1 entries, the head's last
+  std::vector<uint64_t> auxiliary_runs;      // K entries
+  std::vector<uint64_t> pair_runs;           // K entries; each does the work of two runs of the segment
+  std::vector<uint64_t> segment_ns;          // K + 1 entries, the head's last: in these runs, pairs among them
+  std::vector<uint64_t> segment_perturb_ns;  // K + 1 entries: changing the adapter
+  std::vector<uint64_t> segment_check_ns;    // K + 1 entries: looking at directions before they perturb
   uint64_t method_loads = 0;
   uint64_t forward_ns = 0;  // inside the program
-  uint64_t perturb_ns = 0;
   uint64_t total_ns = 0;
 };
 
@@ -113,6 +114,8 @@ class Chain {
 
   // Loads what is needed and not there yet. Throws std::bad_alloc.
   zo_status load_methods(const Needs& needs, std::string* message);
+  // The same of one segment, or of the head with the auxiliary branches from `branch` on; allocates only to load.
+  zo_status load_segment(uint32_t segment, uint32_t branch, std::string* message);
 
   // Lets go of every segment and every auxiliary branch but these, with their memory. embed and head stay.
   void unload_except(const std::vector<uint32_t>& segments, const std::vector<uint32_t>& auxiliaries);
@@ -125,8 +128,18 @@ class Chain {
   void reset_counters();
   void reserve_slots(size_t slots);  // throws std::bad_alloc
 
+  // Memory for batches that are in work side by side: slots of a batch's own length behind those that are there, and
+  // what `embed` gives besides, for each batch (contexts 1 .. batches). Throws std::bad_alloc; release_apart() frees
+  // it.
+  void reserve_apart(const std::vector<Batch>& batches, size_t slots_a_batch);
+  void release_apart();
+  size_t context_bytes() const noexcept;  // of one batch, at most
+  size_t apart_slot(size_t batch) const noexcept { return first_apart_ + batch * slots_apart_; }
+  zo_status embed_apart(size_t batch);  // of the batch that is set, to its first slot; throws std::bad_alloc
+
   // Copies a batch to aligned memory. ZO_BAD_ARGUMENT: tokens outside 1 .. max_tokens, or a label outside the classes.
-  zo_status set_batch(const Batch& batch) noexcept;
+  // Of several batches in work, `context` says whose it is; 0: of a batch by itself.
+  zo_status set_batch(const Batch& batch, size_t context = 0) noexcept;
   zo_status embed(size_t to_slot) noexcept;
   void set_hidden(const float* hidden, size_t to_slot) noexcept;  // of the batch's shape
   const float* hidden(size_t slot) const noexcept { return slots_[slot].as<float>(); }
@@ -194,13 +207,18 @@ class Chain {
   // One run's tokens that have a target: their hidden states, targets and rows.
   Buffer token_hidden_, token_targets_;
   std::vector<uint32_t> token_rows_;
-  std::vector<Buffer> context_;           // what `embed` gives besides the hidden states, the same for every segment
-  std::vector<bool> context_is_doubled_;  // twice in context_, as both signs want it
+  struct Context {  // what `embed` gives besides the hidden states, the same for every segment
+    std::vector<Buffer> buffers;
+    std::vector<Tensor> tensors;
+  };
+  std::vector<Context> contexts_ = std::vector<Context>(1);
+  size_t context_ = 0;                    // of the batch that is set
+  std::vector<bool> context_is_doubled_;  // twice in contexts_[0], as both signs want it
   std::vector<Buffer> slots_;
+  size_t first_apart_ = 0, slots_apart_ = 0;
   Buffer pair_hidden_, pair_adapter_;
   uint64_t pair_offset_ = 0;  // the parameter that pair_adapter_ begins with
   Tensor hidden_;             // shapes at the batch's length
-  std::vector<Tensor> context_tensors_;
 };
 
 }  // namespace cooperllm

@@ -69,11 +69,11 @@ zo_status Chain::find_embed(std::string* message) {
       return ZO_PROGRAM_MISMATCH;
     }
     outputs.push_back(meta);
-    context_.emplace_back(meta.size_bytes());
-    meta.data = context_.back().data();
-    context_tensors_.push_back(meta);
+    contexts_[0].buffers.emplace_back(meta.size_bytes());
+    meta.data = contexts_[0].buffers.back().data();
+    contexts_[0].tensors.push_back(meta);
   }
-  context_is_doubled_.assign(context_.size(), false);
+  context_is_doubled_.assign(contexts_[0].buffers.size(), false);
   outputs_.resize(std::max<size_t>(outputs.size(), 3));
   return check_method(embed_, "embed", embed_inputs_, outputs, message);
 }
@@ -81,7 +81,7 @@ zo_status Chain::find_embed(std::string* message) {
 zo_status Chain::find_segment(uint32_t segment, std::string* message) {
   const std::string name = "segment_" + std::to_string(segment);
   std::vector<Tensor> inputs = {hidden_};
-  inputs.insert(inputs.end(), context_tensors_.begin(), context_tensors_.end());
+  inputs.insert(inputs.end(), contexts_[0].tensors.begin(), contexts_[0].tensors.end());
   bind_adapter(segment, &inputs);
   segment_methods_.push_back(-1);
   zo_status status = find_method(name, &segment_methods_.back(), message);
@@ -203,6 +203,15 @@ zo_status Chain::load_methods(const Needs& needs, std::string* message) {
     if (status != ZO_OK) return status;
   }
   return ZO_OK;
+}
+
+zo_status Chain::load_segment(uint32_t segment, uint32_t branch, std::string* message) {
+  if (segment < shape_.segments) return load_method(segment_methods_[segment], message);
+  zo_status status = load_method(head_, message);
+  for (uint32_t k = branch; k < shape_.segments && status == ZO_OK; ++k) {
+    if (has_auxiliary(k)) status = load_method(auxiliary_methods_[k], message);
+  }
+  return status;
 }
 
 void Chain::unload_except(const std::vector<uint32_t>& segments, const std::vector<uint32_t>& auxiliaries) {

@@ -18,14 +18,14 @@ zo_status Chain::find_pair(uint32_t segment, std::string* message) {
   std::vector<Tensor>& inputs = pair_inputs_.back();
   inputs = {hidden_};
   inputs[0].sizes[0] *= 2;
-  for (size_t i = 0; i < context_tensors_.size(); ++i) {
-    Tensor twice = context_tensors_[i], found;
+  for (size_t i = 0; i < contexts_[0].tensors.size(); ++i) {
+    Tensor twice = contexts_[0].tensors[i], found;
     if (twice.rank > 0) twice.sizes[0] *= 2;
     const bool doubled = program_->input_meta(pair_methods_.back(), 1 + i, &found) == ZO_OK && found.same_shape(twice);
-    inputs.push_back(doubled ? twice : context_tensors_[i]);
+    inputs.push_back(doubled ? twice : contexts_[0].tensors[i]);
     if (!doubled || context_is_doubled_[i]) continue;
     context_is_doubled_[i] = true;
-    context_[i].reserve(2 * context_[i].size_bytes());
+    contexts_[0].buffers[i].reserve(2 * contexts_[0].buffers[i].size_bytes());
   }
   for (size_t i = first_tensor(segment); i < last_tensor(segment); ++i) {
     Tensor slices;
@@ -74,13 +74,13 @@ zo_status Chain::run_pair(uint32_t segment) noexcept {
   inputs[0] = hidden_;
   inputs[0].sizes[0] *= 2;
   inputs[0].data = pair_hidden_.data();
-  for (size_t i = 0; i < context_tensors_.size(); ++i) {
-    inputs[1 + i] = context_tensors_[i];
+  for (size_t i = 0; i < contexts_[0].tensors.size(); ++i) {
+    inputs[1 + i] = contexts_[0].tensors[i];
     if (context_is_doubled_[i]) inputs[1 + i].sizes[0] *= 2;
   }
   const size_t first = first_tensor(segment);
   for (size_t i = first; i < last_tensor(segment); ++i) {
-    inputs[1 + context_tensors_.size() + i - first].data = pair_slice(i, 0);
+    inputs[1 + contexts_[0].tensors.size() + i - first].data = pair_slice(i, 0);
   }
   ++counters.pair_runs[segment];
   const zo_status status = run(pair_methods_[segment], inputs, 1);

@@ -37,7 +37,8 @@ zo_status LocalUpdate::slopes(const std::vector<Batch>& batches, const std::vect
   epsilon_ = epsilon;
   const uint32_t head = chain_.shape().segments;
   const size_t parameters = chain_.segment_parameters(head);
-  zo_status status = check_slopes(directions);
+  zo_status status = check_idle();
+  if (status == ZO_OK) status = check_slopes(directions);
   if (status == ZO_OK) status = check_objective({exit_segment, 0.0});
   if (status == ZO_OK) status = check_batches(batches, objective_.exit_segment);
   if (status == ZO_OK) status = load_for(batches, {false, 0, objective_.exit_segment});

@@ -42,6 +42,26 @@ zo_status LocalUpdate::set_guide(uint32_t index, uint32_t segment, const float* 
   return ZO_OK;
 }
 
+zo_status LocalUpdate::clear_guide(uint32_t index, uint32_t segment) {
+  message_.clear();
+  if (index >= guides_.size() || segment > chain_.shape().segments) {
+    return fail(ZO_BAD_ARGUMENT,
+                "guide " + std::to_string(index) + " was never set in segment " + std::to_string(segment));
+  }
+  guides_[index][segment] = nullptr;
+  return ZO_OK;
+}
+
+zo_status LocalUpdate::clear_guides(uint32_t expected) {
+  message_.clear();
+  const zo_status status = check_idle();
+  if (status != ZO_OK) return status;
+  if (expected > kMaxGuides)
+    return fail(ZO_BAD_ARGUMENT, "there are at most " + std::to_string(kMaxGuides) + " guides");
+  guides_.assign(expected, std::vector<const float*>(chain_.shape().segments + 1, nullptr));
+  return ZO_OK;
+}
+
 zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vector<Direction>& directions,
                               double epsilon, const std::vector<Label>& labels, Losses* result,
                               const Objective& objective) {
@@ -49,7 +69,8 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
   message_.clear();
   directions_ = &directions;
   epsilon_ = epsilon;
-  zo_status status = check_objective(objective);
+  zo_status status = check_idle();
+  if (status == ZO_OK) status = check_objective(objective);
   if (status == ZO_OK) status = check_batches(batches, objective_.exit_segment);
   if (status == ZO_OK) status = check_directions(labels);
   if (status == ZO_OK) status = check_entry(batches, labels);
@@ -78,6 +99,9 @@ zo_status LocalUpdate::losses(const std::vector<Batch>& batches, const std::vect
 // there, so the planner runs that block once for all of them.
 zo_status LocalUpdate::label_directions(const std::vector<Direction>& directions,
                                         const std::vector<uint32_t>& active_segments) {
+  if (directions.empty()) return fail(ZO_BAD_ARGUMENT, "no direction was given");
+  const zo_status all = check_segments(active_segments);
+  if (all != ZO_OK) return all;
   const size_t positions = chain_.shape().segments + 1;
   labels_.assign(2 * directions.size() * positions, 0);
   size_t first = 0;
@@ -99,17 +123,20 @@ zo_status LocalUpdate::measure(const std::vector<Batch>& batches, const std::vec
                                double epsilon, const std::vector<uint32_t>& active_segments, Measurement* result,
                                const Objective& objective) {
   message_.clear();
-  if (directions.empty()) return fail(ZO_BAD_ARGUMENT, "no direction was given");
-  zo_status status = check_segments(active_segments);
-  if (status == ZO_OK) status = label_directions(directions, active_segments);
-  result->rho.assign(directions.size(), 0.0);
-  result->loss_plus.assign(directions.size(), 0.0);
-  result->loss_minus.assign(directions.size(), 0.0);
+  zo_status status = label_directions(directions, active_segments);
   if (status == ZO_OK) status = losses(batches, directions, epsilon, labels_, &losses_, objective);
-  if (status != ZO_OK) return status;
-  for (size_t d = 0; d < directions.size(); ++d) {
-    result->loss_plus[d] = losses_.loss_sum[2 * d] / losses_.count[2 * d];
-    result->loss_minus[d] = losses_.loss_sum[2 * d + 1] / losses_.count[2 * d + 1];
+  return status == ZO_OK ? rho_of(losses_, epsilon, result) : status;
+}
+
+// Of losses in the order of label_directions().
+zo_status LocalUpdate::rho_of(const Losses& losses, double epsilon, Measurement* result) {
+  const size_t directions = losses.loss_sum.size() / 2;
+  result->rho.assign(directions, 0.0);
+  result->loss_plus.assign(directions, 0.0);
+  result->loss_minus.assign(directions, 0.0);
+  for (size_t d = 0; d < directions; ++d) {
+    result->loss_plus[d] = losses.loss_sum[2 * d] / losses.count[2 * d];
+    result->loss_minus[d] = losses.loss_sum[2 * d + 1] / losses.count[2 * d + 1];
     result->rho[d] = (result->loss_plus[d] - result->loss_minus[d]) / (2.0 * epsilon);
     if (!std::isfinite(result->rho[d])) return fail(ZO_LOSS_NOT_FINITE, "");
   }

@@ -57,6 +57,8 @@ struct Evaluation {
   uint64_t correct = 0;  // targets in rows of non-zero weight whose logit is the largest (the first of equals)
 };
 
+struct Streamed;  // see streamed.h
+
 // What a loss is. The head takes what leaves segment exit_segment - 1 (0: the whole chain), and that is the local loss.
 // With a weight, ChainFed's loss (arXiv 2604.06819): local + global_weight * global, where global is what the head says
 // behind the auxiliary branches of segments exit_segment .. K - 1, in float64, row by row.
@@ -77,6 +79,9 @@ struct Update {
 
 class LocalUpdate {
  public:
+  LocalUpdate();
+  ~LocalUpdate();
+
   // Throws std::bad_alloc, as the first part of every call below may.
   zo_status load(std::unique_ptr<Program> program, const ChainShape& shape, const std::vector<TensorSlice>& layout);
 
@@ -88,7 +93,9 @@ class LocalUpdate {
   // The caller keeps these arrays alive and unchanged. Null scale: 1.
   void set_scale(const float* scale) noexcept { scale_ = scale; }
   zo_status set_guide(uint32_t index, uint32_t segment, const float* values);
-  void clear_guides() noexcept { guides_.clear(); }
+  zo_status clear_guide(uint32_t index, uint32_t segment);
+  // Forgets every guide. Of `expected` ones directions may speak from then on; they are zero where they are not set.
+  zo_status clear_guides(uint32_t expected = 0);
 
   // The losses of any strings of labels (see planner.h): labels[e * (K + 1) + segment], 0 in segments that do not run.
   zo_status losses(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
@@ -97,6 +104,20 @@ class LocalUpdate {
   // The projected gradient of every direction.
   zo_status measure(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
                     const std::vector<uint32_t>& active_segments, Measurement* result, const Objective& objective = {});
+
+  // The same bits in streaming order, one segment a call, so that a guide's slice is needed for one call alone:
+  // begin(), then for each of streamed_segments(), in order: set_guide() of that segment, advance(), clear_guide();
+  // then finish(). Between calls the adapter is as it was, bit for bit, and nobody may move it, the scale or the
+  // batches; hidden(), logits() and evaluate() may be called, others are refused. A call that fails ends it all, as
+  // abandon() does, but for one out of order, which changes nothing. Both signs never run in one forward here. Each
+  // direction's range is checked segment by segment, before that segment moves; whether it is below the grid is known
+  // when all segments have been seen, by finish(). Holds a hidden state for every batch and distinct string.
+  zo_status begin(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
+                  const std::vector<uint32_t>& active_segments, const Objective& objective = {});
+  zo_status advance();
+  zo_status finish(Measurement* result);
+  void abandon() noexcept;
+  const std::vector<uint32_t>& streamed_segments() const noexcept;  // empty where nothing has begun
 
   // The same without differences, for directions in the head alone: the slope of the loss along z'.
   zo_status slopes(const std::vector<Batch>& batches, const std::vector<Direction>& directions, double epsilon,
@@ -135,10 +156,15 @@ class LocalUpdate {
   zo_status check_labels(const Batch& batch, bool* any);
   zo_status check_guides(const std::vector<GuideTerm>& guides);
   zo_status check_directions(const std::vector<Label>& labels);
+  zo_status reserve_guides(const std::vector<Direction>& directions);
+  zo_status check_idle();
   zo_status check_entry(const std::vector<Batch>& batches, const std::vector<Label>& labels);
+  static std::string below_grid(size_t direction, double enough, int doublings);
   zo_status check_direction(size_t direction, const std::vector<bool>& segments);
   zo_status squared_norms(size_t direction, const std::vector<bool>& segments, double epsilon, double* error,
                           double* norm) noexcept;
+  zo_status add_squares(size_t direction, uint32_t segment, double epsilon, double* error, double* norm) noexcept;
+  zo_status rho_of(const Losses& losses, double epsilon, Measurement* result);
   static const std::vector<uint32_t>* segments_of(const Direction& direction,
                                                   const std::vector<uint32_t>* all) noexcept {
     return direction.active_segments.empty() ? all : &direction.active_segments;
@@ -152,6 +178,16 @@ class LocalUpdate {
     return pair_segment_ < objective_.exit_segment && batch.tokens <= pair_tokens_;
   }
   bool has_global() const noexcept { return objective_.global_weight > 0.0; }
+
+  // Streaming order.
+  zo_status prepare(const std::vector<uint32_t>& active_segments, const Objective& objective);
+  zo_status check_streamed_scalars();
+  zo_status enter_all();
+  zo_status check_level(uint32_t segment);
+  zo_status judge_streamed();
+  zo_status run_level(uint32_t segment) noexcept;
+  zo_status run_label(size_t first_run, size_t last_run) noexcept;
+  zo_status run_heads(size_t first_run, size_t last_run) noexcept;
 
   // The loop.
   zo_status run_plan(const Batch& batch, Losses* result) noexcept;
@@ -187,6 +223,7 @@ class LocalUpdate {
   bool branch_is_current_ = false;  // branch_slot_ holds the branch of the state that the head is run on now
   std::vector<double> local_loss_, local_count_, local_correct_;  // by row
   Plan plan_;
+  std::unique_ptr<Streamed> streamed_;
   uint32_t pair_tokens_ = 0;
   uint32_t pair_segment_ = 0;  // where both signs begin to differ; not below exit_segment: they run one by one
   std::vector<Label> at_;      // by segment: which perturbation is in the adapter now

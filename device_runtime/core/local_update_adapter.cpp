@@ -16,7 +16,7 @@ size_t direction_of(Label label) noexcept { return static_cast<size_t>(label < 0
 zo_status LocalUpdate::move_to(uint32_t segment, Label label) noexcept {
   const Label current = at_[segment];
   if (current == label) return ZO_OK;
-  const Stopwatch watch(&chain_.counters.perturb_ns);
+  const Stopwatch watch(&chain_.counters.segment_perturb_ns[segment]);
   if (current == -label) {  // both non-zero
     const zo_status status = add(segment, label, label > 0 ? +2 : -2);
     if (status == ZO_OK) at_[segment] = label;
@@ -48,7 +48,7 @@ zo_status LocalUpdate::add_to(float* theta, const TensorSlice& slice, Label labe
 
 // theta + k and theta - k of a segment, in the copies that a pair reads: the same bits as in place.
 zo_status LocalUpdate::fill_pair(uint32_t segment, Label label) noexcept {
-  const Stopwatch watch(&chain_.counters.perturb_ns);
+  const Stopwatch watch(&chain_.counters.segment_perturb_ns[segment]);
   for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
     const TensorSlice& slice = chain_.layout()[i];
     for (int half = 0; half < 2; ++half) {
@@ -106,7 +106,8 @@ zo_status LocalUpdate::update(const Update& update, uint64_t* clamped) {
     return fail(ZO_BAD_ARGUMENT, std::to_string(update.coefficients.size()) + " coefficients for " +
                                      std::to_string(update.directions.size()) + " directions: give one each");
   }
-  zo_status status = check_segments(update.active_segments);
+  zo_status status = check_idle();
+  if (status == ZO_OK) status = check_segments(update.active_segments);
   if (status == ZO_OK) status = check_guides(update.guides);
   size_t terms = update.guides.size();
   for (size_t d = 0; d < update.directions.size() && status == ZO_OK; ++d) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "local_update.h"
+#include "stopwatch.h"
 
 namespace cooperllm {
 namespace {
@@ -119,18 +120,25 @@ zo_status LocalUpdate::check_directions(const std::vector<Label>& labels) {
     }
     used[direction][i % positions] = true;
   }
+  const zo_status known = reserve_guides(*directions_);
+  if (known != ZO_OK) return known;
+  for (size_t d = 0; d < directions_->size(); ++d) {
+    const zo_status status = check_direction(d, used[d]);
+    if (status != ZO_OK) return status;
+  }
+  return ZO_OK;
+}
+
+// Checks that all guides of these directions are known, and makes room to gather one direction's.
+zo_status LocalUpdate::reserve_guides(const std::vector<Direction>& directions) {
   size_t most_guides = 0;
-  for (const Direction& direction : *directions_) {
+  for (const Direction& direction : directions) {
     const zo_status status = check_guides(direction.guides);
     if (status != ZO_OK) return status;
     most_guides = std::max(most_guides, direction.guides.size());
   }
   guide_pointers_.resize(most_guides);
   guide_coefficients_.resize(most_guides);
-  for (size_t d = 0; d < directions_->size(); ++d) {
-    const zo_status status = check_direction(d, used[d]);
-    if (status != ZO_OK) return status;
-  }
   return ZO_OK;
 }
 
@@ -157,8 +165,21 @@ zo_status LocalUpdate::check_entry(const std::vector<Batch>& batches, const std:
 zo_status LocalUpdate::squared_norms(size_t direction, const std::vector<bool>& segments, double epsilon, double* error,
                                      double* norm) noexcept {
   *error = *norm = 0.0;
-  for (const TensorSlice& slice : chain_.layout()) {
-    if (!segments[slice.segment]) continue;
+  for (uint32_t segment = 0; segment <= chain_.shape().segments; ++segment) {
+    if (!segments[segment]) continue;
+    const zo_status status = add_squares(direction, segment, epsilon, error, norm);
+    if (status != ZO_OK) return status;
+  }
+  return ZO_OK;
+}
+
+// Adds |z' - z|^2 and |z|^2 of one segment, tensor after tensor: sums over segments in order have the same bits
+// whenever each segment's turn comes.
+zo_status LocalUpdate::add_squares(size_t direction, uint32_t segment, double epsilon, double* error,
+                                   double* norm) noexcept {
+  const Stopwatch watch(&chain_.counters.segment_check_ns[segment]);
+  for (size_t i = chain_.first_tensor(segment); i < chain_.last_tensor(segment); ++i) {
+    const TensorSlice& slice = chain_.layout()[i];
     double lanes_error[8] = {}, lanes_norm[8] = {};
     const zo_direction on_slice = on_tensor((*directions_)[direction], slice, 0);
     const zo_status status =
@@ -167,6 +188,11 @@ zo_status LocalUpdate::squared_norms(size_t direction, const std::vector<bool>& 
     zo_add_lanes(lanes_error, lanes_norm, slice.exponent, error, norm);
   }
   return ZO_OK;
+}
+
+std::string LocalUpdate::below_grid(size_t direction, double enough, int doublings) {
+  return "direction " + std::to_string(direction) + ": rounding changes it by over 2 %: use epsilon " + quoted(enough) +
+         ", or exponents higher by " + std::to_string(doublings);
 }
 
 // Refuses what leaves the range or drowns in the grid. Doubling epsilon rounds exactly as raising every exponent by one
@@ -184,8 +210,7 @@ zo_status LocalUpdate::check_direction(size_t direction, const std::vector<bool>
       return fail(status, name + "rounding changes it by over 2 % at every epsilon in range: flatten it");
     }
     if (zo_judge_direction(error, norm) != ZO_OK) continue;
-    return fail(status, name + "rounding changes it by over 2 %: use epsilon " + quoted(enough) +
-                            ", or exponents higher by " + std::to_string(doublings));
+    return fail(status, below_grid(direction, enough, doublings));
   }
 }
 

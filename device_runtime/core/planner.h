@@ -33,15 +33,24 @@ class Plan {
   // std::bad_alloc when it has to grow and cannot.
   void build(const Label* labels, size_t evaluations, size_t positions);
 
+  // The same runs position by position: streaming order, in which what a segment needs is needed once, for all strings,
+  // and then never again. Before the head, runs of one label follow each other (the adapter is perturbed once a label);
+  // at the head, runs on one state do (what that state gives without a label is computed once). Holds one hidden state
+  // for every distinct string without its head; throws as build() does.
+  void build_by_level(const Label* labels, size_t evaluations, size_t positions);
+
   // In the order in which they must happen. Slot 0 holds the embedded batch at the start.
   const std::vector<PlannedRun>& runs() const noexcept { return runs_; }
   const std::vector<uint32_t>& order() const noexcept { return order_; }
 
-  // How many hidden states have to be kept at once: one, and one more a depth where the walk still has to come back.
+  // How many hidden states have to be kept at once. Depth first: one, and one more a depth where the walk still has to
+  // come back.
   uint32_t slots() const noexcept { return slots_; }
 
  private:
   void descend(size_t begin, size_t end, size_t position, uint32_t slot, uint32_t held);
+  std::vector<uint32_t> parents() const;
+  std::vector<uint32_t> level_order() const;
 
   const Label* labels_ = nullptr;
   size_t positions_ = 0;

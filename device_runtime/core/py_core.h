@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <optional>
 
 #include "py_types.h"
@@ -56,13 +57,19 @@ class PyCore {
     if (segment <= chain.shape().segments && values.shape(0) != chain.segment_parameters(segment)) {
       raise_core_error(ZO_BAD_ARGUMENT, "a guide's slice must have one value a parameter of its segment");
     }
-    finish(local_.set_guide(index, segment, values.data()));
-    guides_.push_back(std::move(values));
+    require(local_.set_guide(index, segment, values.data()));
+    guides_.insert_or_assign({index, segment}, std::move(values));
   }
 
-  void clear_guides() {
+  void clear_guide(uint32_t index, uint32_t segment) {
     const Guard guard(*this);
-    local_.clear_guides();
+    require(local_.clear_guide(index, segment));
+    guides_.erase({index, segment});
+  }
+
+  void clear_guides(uint32_t expected) {
+    const Guard guard(*this);
+    require(local_.clear_guides(expected));
     guides_.clear();
   }
 
@@ -76,7 +83,7 @@ class PyCore {
     const std::vector<Label> rows(labels.data(), labels.data() + labels.size());
     Losses result;
     const Objective objective{exit_segment, global_weight};
-    finish(without_gil([&] { return local_.losses(views, directions, epsilon, rows, &result, objective); }));
+    require(without_gil([&] { return local_.losses(views, directions, epsilon, rows, &result, objective); }));
     return nb::make_tuple(new_array(result.loss_sum), new_array(result.count));
   }
 
@@ -86,9 +93,44 @@ class PyCore {
     const std::vector<Batch> views = view(batches);
     Measurement result;
     const Objective objective{exit_segment, global_weight};
-    finish(
+    require(
         without_gil([&] { return local_.measure(views, directions, epsilon, active_segments, &result, objective); }));
     return result;
+  }
+
+  std::vector<uint32_t> begin(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions,
+                              double epsilon, const std::vector<uint32_t>& active_segments, uint32_t exit_segment,
+                              double global_weight) {
+    const Guard guard(*this);
+    const std::vector<Batch> batch_views = view(batches);
+    std::vector<PyBatch> held;
+    for (const PyBatch* batch : batches) held.push_back(*batch);
+    const Objective objective{exit_segment, global_weight};
+    require(without_gil([&] { return local_.begin(batch_views, directions, epsilon, active_segments, objective); }));
+    streamed_batches_ = std::move(held);
+    return local_.streamed_segments();
+  }
+
+  void advance() {
+    const Guard guard(*this);
+    const zo_status status = without_gil([&] { return local_.advance(); });
+    let_go();
+    require(status);
+  }
+
+  Measurement finish() {
+    const Guard guard(*this);
+    Measurement result;
+    const zo_status status = local_.finish(&result);
+    let_go();
+    require(status);
+    return result;
+  }
+
+  void abandon() {
+    const Guard guard(*this);
+    local_.abandon();
+    let_go();
   }
 
   nb::object slopes(const std::vector<PyBatch*>& batches, const std::vector<Direction>& directions, double epsilon,
@@ -96,7 +138,7 @@ class PyCore {
     const Guard guard(*this);
     const std::vector<Batch> views = view(batches);
     std::vector<double> rho;
-    finish(without_gil([&] { return local_.slopes(views, directions, epsilon, exit_segment, &rho); }));
+    require(without_gil([&] { return local_.slopes(views, directions, epsilon, exit_segment, &rho); }));
     return new_array(rho);
   }
 
@@ -108,7 +150,7 @@ class PyCore {
     const std::vector<Batch> views = view(batches);
     Evaluation result;
     const Objective objective{exit_segment, global_weight};
-    finish(without_gil([&] { return local_.evaluate(views, &result, objective); }));
+    require(without_gil([&] { return local_.evaluate(views, &result, objective); }));
     return {result.loss_sum, result.count, result.correct};
   }
 
@@ -118,7 +160,7 @@ class PyCore {
     const size_t rows = local_.chain().shape().batch_examples, classes = local_.chain().classes();
     float* data = new float[rows * classes];
     nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    finish(without_gil([&] { return local_.logits(one, data); }));
+    require(without_gil([&] { return local_.logits(one, data); }));
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, classes}, owner));
   }
 
@@ -128,7 +170,7 @@ class PyCore {
     const size_t rows = local_.chain().shape().batch_examples, size = local_.chain().shape().hidden_size;
     float* data = new float[rows * one.tokens * size];
     nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    finish(without_gil([&] { return local_.hidden(one, segment, data); }));
+    require(without_gil([&] { return local_.hidden(one, segment, data); }));
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<3>>(data, {rows, one.tokens, size}, owner));
   }
 
@@ -139,13 +181,13 @@ class PyCore {
     Update step{epsilon, update_seed, std::move(active_segments), std::move(directions), std::move(coefficients), {}};
     step.guides = terms(guides);
     uint64_t clamped = 0;
-    finish(without_gil([&] { return local_.update(step, &clamped); }));
+    require(without_gil([&] { return local_.update(step, &clamped); }));
     return clamped;
   }
 
   void load_methods() {
     const Guard guard(*this);
-    finish(without_gil([&] { return local_.load_methods(); }));
+    require(without_gil([&] { return local_.load_methods(); }));
   }
   void unload_except(const std::vector<uint32_t>& segments, const std::vector<uint32_t>& auxiliaries) {
     const Guard guard(*this);
@@ -159,6 +201,7 @@ class PyCore {
     const uint32_t segments = local_.chain().shape().segments;
     return exit_segment <= segments && local_.chain().has_pairs(first_segment, exit_segment);
   }
+  size_t context_bytes() const { return local_.chain().context_bytes(); }
   size_t planned_bytes() const { return local_.program().planned_bytes(); }
   std::vector<std::string> loaded_methods() {
     const Guard guard(*this);
@@ -203,51 +246,24 @@ class PyCore {
     return call();
   }
 
-  void finish(zo_status status) const {
+  void require(zo_status status) const {
     if (status == ZO_OK) return;
     const bool by_program = status == ZO_PROGRAM_FAILED || status == ZO_PROGRAM_MISMATCH;
     raise_core_error(status,
                      by_program && local_.message().empty() ? local_.program().last_message() : local_.message());
   }
 
-  std::vector<Batch> view(const std::vector<PyBatch*>& batches) const {
-    const size_t rows = local_.chain().shape().batch_examples;
-    std::vector<Batch> views;
-    views.reserve(batches.size());
-    for (const PyBatch* batch : batches) {
-      if (batch == nullptr) raise_core_error(ZO_BAD_ARGUMENT, "a batch is None");
-      const size_t tokens = batch->input_ids.shape(1);
-      if (batch->input_ids.shape(0) != rows || batch->attention_mask.shape(0) != rows ||
-          batch->attention_mask.shape(1) != tokens || batch->weights.shape(0) != rows) {
-        raise_core_error(ZO_BAD_ARGUMENT, "a batch must have exactly " + std::to_string(rows) +
-                                              " rows (pad with rows of weight 0) and a mask like its ids");
-      }
-      check_labels(batch->labels, tokens);
-      const std::optional<Floats3>& hidden = batch->hidden;
-      if (hidden && (hidden->shape(0) != rows || hidden->shape(1) != tokens ||
-                     hidden->shape(2) != local_.chain().shape().hidden_size)) {
-        raise_core_error(ZO_BAD_ARGUMENT, "a batch's hidden state must have the shape (rows, tokens, hidden size)");
-      }
-      views.push_back({batch->input_ids.data(), batch->attention_mask.data(), batch->labels.data(),
-                       batch->weights.data(), static_cast<uint32_t>(tokens), hidden ? hidden->data() : nullptr,
-                       batch->first_segment});
-    }
-    return views;
-  }
+  std::vector<Batch> view(const std::vector<PyBatch*>& batches) const { return views(local_.chain(), batches); }
 
-  void check_labels(const Int64s& labels, size_t tokens) const {
-    const Chain& chain = local_.chain();
-    const bool per_token = chain.targets_are_tokens();
-    if (labels.ndim() != (per_token ? 2u : 1u) || labels.shape(0) != chain.shape().batch_examples ||
-        (per_token && labels.shape(1) != tokens)) {
-      raise_core_error(ZO_BAD_ARGUMENT, per_token ? "a batch's labels must be one a token, in the shape of its ids"
-                                                  : "a batch's labels must be one a row");
-    }
+  // What a measurement in streaming order reads until its end.
+  void let_go() {
+    if (local_.streamed_segments().empty()) streamed_batches_.clear();
   }
 
   LocalUpdate local_;
   std::optional<Floats> scale_;
-  std::vector<Floats> guides_;
+  std::map<std::pair<uint32_t, uint32_t>, Floats> guides_;  // by index and segment
+  std::vector<PyBatch> streamed_batches_;
   std::atomic<bool> busy_{false};
 };
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
+from device_runtime.guides import decode
 from device_runtime.zo import direction as zo_direction
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.spsa import Update, projected_gradient
@@ -179,25 +180,24 @@ class FakeDevice:
     # ----------------------------------------------------------------------------------------------------
 
     def receive_guides(self, task: pb.Task) -> None:
-        parts: dict[tuple[bytes, int], bytearray] = {}
+        announced = task.directions.guides
+        encoded: dict[tuple[int, int], bytearray] = {}
         request = pb.StreamGuidesRequest(task_id=task.task_id)
-        for index, chunk in enumerate(self.call("StreamGuides", request)):
-            assert chunk.index == index
-            assert len(chunk.data) <= 256 << 10
-            part = parts.setdefault((chunk.guide_sha256, chunk.segment), bytearray())
+        for chunk in self.call("StreamGuides", request):
+            assert len(chunk.data) <= 16 << 10
+            part = encoded.setdefault((chunk.segment, chunk.guide), bytearray())
             assert len(part) == chunk.offset_bytes
             part += chunk.data
             if len(part) == chunk.segment_size_bytes:
                 assert hashlib.sha256(part).digest() == chunk.segment_sha256
-        for guide in task.directions.guides:
+        assert chunk.last
+        assert list(encoded) == sorted((k, at) for at, guide in enumerate(announced) for k in guide.segments)
+        for at, guide in enumerate(announced):
             values = np.zeros(self.layout.parameters, dtype=np.float32)
-            digest = hashlib.sha256()
             for segment in guide.segments:
-                digest.update(parts[guide.sha256, segment])
-                values[self.layout.segment_slice(segment)] = np.frombuffer(
-                    parts[guide.sha256, segment], "<f4"
-                )
-            assert digest.digest() == guide.sha256
+                span = self.layout.segment_slice(segment)
+                count = span.stop - span.start
+                values[span] = decode(chunk.encoding, bytes(encoded[segment, at]), count)
             self.guides[guide.sha256] = values
 
     def loss(self, adapter: Float32) -> float:

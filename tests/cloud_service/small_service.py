@@ -5,20 +5,20 @@ Run as a program it serves until it is killed: small_service.py BUNDLE DATA_DIR 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from cloud_service.directions import Float32, Guide, Guides
+from cloud_service.directions import Float32, Float64
 from cloud_service.job import Job, from_table
 from cloud_service.plan import RoundState
 from cloud_service.serve import Addresses, ServeOptions, Service
@@ -60,14 +60,12 @@ class QuadraticPublic:
     def scale(self, adapter: Float32) -> Float32:
         return (1.0 + np.arange(adapter.size, dtype=np.float32) % 3) / 2
 
-    def guides(self, state: RoundState) -> Guides:
-        time.sleep(self.slow_s)
-        gradient = state.adapter.astype(np.float64) - self.target
-        norm = float(np.sqrt(np.sum(gradient * gradient)))
-        unit = (gradient / norm).astype(np.float32)
-        segments = self.layout.segments
-        encoded = b"".join(unit[self.layout.segment_slice(item)].astype("<f4").tobytes() for item in segments)
-        return Guides(Guide(hashlib.sha256(encoded).digest(), segments, unit), norm)
+    def sampled(self, state: RoundState) -> Iterator[tuple[int, Float64]]:
+        squared = self.scale(state.adapter).astype(np.float64) ** 2
+        gradient = squared * (state.adapter.astype(np.float64) - self.target)
+        for segment in self.layout.segments:
+            time.sleep(self.slow_s)
+            yield segment, gradient[self.layout.segment_slice(segment)]
 
     def evaluate(self, adapter: Float32) -> tuple[float, int, int]:
         difference = adapter.astype(np.float64) - self.target

@@ -10,7 +10,7 @@ import pytest
 from cloud_service import aggregation, estimators, messages, opening, rounds
 from cloud_service.chain import ChainSettings
 from cloud_service.diagnostics import Diagnostics
-from cloud_service.directions import Float32, Guide, Guides
+from cloud_service.directions import Float32, Guides, Received
 from cloud_service.plan import ClientReport, CohortMember, RoundPlan, RoundSettings, RoundState
 from device_runtime.zo.grid import round_to_grid
 from device_runtime.zo.layout import Layout
@@ -45,11 +45,17 @@ def schedule(**changes: object) -> ChainSettings:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
-def guides_at(state: RoundState) -> Guides:
+NONE: Received = {}
+
+
+def guides_at(state: RoundState) -> tuple[Guides, Received]:
     gradient = SCALE.astype(np.float64) ** 2 * (state.adapter - TARGET - 0.2)
     factor = float(np.linalg.norm(SCALE) / np.linalg.norm(gradient))
     values = (gradient * factor).astype(np.float32)
-    return Guides(Guide(b"g" * 32, (0, 1, 2, 3), values), 1.0 / factor)
+    guides = Guides(b"g" * 32, (0, 1, 2, 3), float(np.linalg.norm(SCALE)), 1.0 / factor)
+    guide = guides.at(0)
+    assert guide is not None
+    return guides, {guide.name: values}
 
 
 def answers(plan: RoundPlan, state: RoundState) -> list[ClientReport]:
@@ -60,7 +66,7 @@ def answers(plan: RoundPlan, state: RoundState) -> list[ClientReport]:
     active = estimators.active_parameters(plan.settings, LAYOUT)
     for task in plan.tasks:
         directions = aggregation.expand(task)
-        zs = [estimators.realised(named, plan.settings, plan.guides, LAYOUT, SCALE) for named in directions]
+        zs = [estimators.realised(named, plan.settings, NONE, LAYOUT, SCALE) for named in directions]
         slopes = tuple(float(np.float32(z @ (state.adapter - TARGET)[active])) for z in zs)
         found.append(ClientReport(task.client_id, slopes, 8))
     return found
@@ -70,9 +76,10 @@ def one_round(
     state: RoundState, settings: RoundSettings, chosen: ChainSettings | None
 ) -> tuple[RoundPlan, RoundState, Diagnostics]:
     staged = opening.staged(settings, chosen, state)
-    plan = rounds.open_round(state, staged, MEMBERS, guides_at(state), LAYOUT)
+    guides, received = guides_at(state)
+    plan = rounds.open_round(state, staged, MEMBERS, guides, LAYOUT)
     plan = RoundPlan.from_bytes(plan.to_bytes())  # as a restarted cloud reads it
-    after, _, diagnostics = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+    after, _, diagnostics = rounds.apply(state, plan, answers(plan, state), received, LAYOUT, SCALE)
     return plan, RoundState.from_bytes(after.to_bytes()), diagnostics
 
 
@@ -156,13 +163,13 @@ def test_refused_scores_do_not_block_and_wrong_ones_do_not_count() -> None:
     assert len({messages.score_segments_task(item).batch_seed for item in plan.tasks}) == 4
     one = [ClientReport("client-3", (), 8, (0.5, 0.5, 0.5))]
     wrong = [ClientReport("client-0", (), 8, (0.5, 0.5)), ClientReport("client-1", (1.0,), 8, (0.9,) * 3)]
-    after, record, diagnostics = rounds.apply(state, plan, wrong + one, LAYOUT, SCALE)
+    after, record, diagnostics = rounds.apply(state, plan, wrong + one, NONE, LAYOUT, SCALE)
     assert (diagnostics.reports, diagnostics.segment_scores) == (1, (0.5, 0.5, 0.5))
     assert after.chain is not None
     assert (after.chain.start, after.chain.first_round) == (0, 1)
     assert record is not None
     assert record.directions == ()
-    nothing, _, _ = rounds.apply(state, plan, wrong, LAYOUT, SCALE)
+    nothing, _, _ = rounds.apply(state, plan, wrong, NONE, LAYOUT, SCALE)
     assert nothing.version == 0
     wider, task_of_another = rounds.refill(plan, CohortMember("client-9", 80, min_batch_examples=96), LAYOUT)
     assert wider.scores == 3
@@ -180,11 +187,10 @@ def test_a_window_of_all_segments_without_global_loss_is_the_isotropic_plan(mome
             (opening.staged(whole(momentum=momentum), chosen, chained), chained),
             (whole(momentum=momentum, estimator="isotropic"), plain),
         ):
-            plan = rounds.open_round(kept, settings, MEMBERS, guides_at(kept), LAYOUT)
-            after, record, _ = rounds.apply(kept, plan, answers(plan, kept), LAYOUT, SCALE)
-            sent = [
-                messages.directions_task(plan, task, LAYOUT, 9).SerializeToString() for task in plan.tasks
-            ]
+            guides, received = guides_at(kept)
+            plan = rounds.open_round(kept, settings, MEMBERS, guides, LAYOUT)
+            after, record, _ = rounds.apply(kept, plan, answers(plan, kept), received, LAYOUT, SCALE)
+            sent = [messages.directions_task(plan, task, 9).SerializeToString() for task in plan.tasks]
             said = None if record is None else messages.record_message(record).SerializeToString()
             states.append((sent, said, after.adapter.tobytes(), after))
         assert states[0][:3] == states[1][:3]
@@ -195,7 +201,7 @@ def test_a_window_of_all_segments_without_global_loss_is_the_isotropic_plan(mome
 def test_an_exit_travels() -> None:
     state = RoundState(0, adapter())
     plan, _, _ = one_round(state, whole(), schedule(start=0))
-    task = messages.directions_task(plan, plan.tasks[0], LAYOUT, 9)
+    task = messages.directions_task(plan, plan.tasks[0], 9)
     assert (task.exit_segment, task.global_weight, list(task.active_segments)) == (1, 0.5, [0])
 
 

@@ -18,6 +18,7 @@ from cloud_service.holding import keep_job
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.preparation import Preparation
+from cloud_service.shelf import Shelf
 from cloud_service.store import Store
 from device_runtime.bundle import Bundle
 from device_runtime.errors import OptionError
@@ -141,6 +142,7 @@ class Cloud:
         self.store = Store(f"sqlite:///{self.folder / 'cooperllm.db'}")
         self.artifacts = Artifacts(self.folder / "artifacts")
         keep_job(self.store, self.job, self.bundle)
+        shelf = Shelf(self.store, self.artifacts, LAYOUT)
         self.federation = Federation(
             self.store,
             self.artifacts,
@@ -149,11 +151,18 @@ class Cloud:
             self.bundle.sha256,
             self.job.segments_of(self.bundle),
             Metrics(),
+            shelf,
             clock_ms=lambda: int(self.now_s * 1000),
             schedule=chain.of_job(self.job, self.bundle),
         )
         preparation = Preparation(
-            self.store, self.artifacts, self.job, LAYOUT, QuadraticPublic(LAYOUT), self.federation.metrics
+            self.store,
+            self.artifacts,
+            self.job,
+            LAYOUT,
+            QuadraticPublic(LAYOUT),
+            self.federation.metrics,
+            shelf,
         )
         self.conductor = Conductor(
             self.federation, preparation, self.bundle.adapter, clock_s=lambda: self.now_s

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cloud_service import aggregation, estimators, messages, rounds
-from cloud_service.directions import Float32, Guide, Guides, Record
+from cloud_service.directions import Float32, Guides, Received, Record
 from cloud_service.plan import ClientReport, CohortMember, RoundPlan, RoundSettings, RoundState
 from device_runtime.zo import direction as zo
 from device_runtime.zo.grid import round_to_grid
@@ -47,29 +47,36 @@ def settings(**changes: object) -> RoundSettings:
     return RoundSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def public_guides(at: Float32) -> Guides:
+NONE: Received = {}
+
+
+def public_guides(at: Float32) -> tuple[Guides, Received]:
     gradient = SCALE.astype(np.float64) ** 2 * (at - TARGET - 0.3)
     factor = float(np.linalg.norm(SCALE) / np.linalg.norm(gradient))
     values = (gradient * factor).astype(np.float32)
-    return Guides(Guide(hashlib.sha256(values.tobytes()).digest(), (0, 1), values), 1.0 / factor)
+    guides = Guides(
+        hashlib.sha256(values.tobytes()).digest(), (0, 1), float(np.linalg.norm(SCALE)), 1.0 / factor
+    )
+    guide = guides.at(0)
+    assert guide is not None
+    return guides, {guide.name: values}
 
 
-def answers(plan: RoundPlan, state: RoundState) -> list[ClientReport]:
+def answers(plan: RoundPlan, state: RoundState, received: Received = NONE) -> list[ClientReport]:
     """Every device's loss is |theta - target|^2 / 2: rho is z' . (theta - target)."""
     reports = []
     for number, task in enumerate(plan.tasks):
         scalars = []
         for named in aggregation.expand(task):
-            z = estimators.realised(named, plan.settings, plan.guides, LAYOUT, SCALE)
+            z = estimators.realised(named, plan.settings, received, LAYOUT, SCALE)
             active = estimators.active_parameters(plan.settings, LAYOUT)
             scalars.append(float(np.float32(z @ (state.adapter - TARGET)[active])))
         reports.append(ClientReport(task.client_id, tuple(scalars), 8 + number))
     return reports
 
 
-def device_replay(before: Float32, record: Record, guides: Guides) -> Float32:
+def device_replay(before: Float32, record: Record, known: Received = NONE) -> Float32:
     """A device's own replay, written from the wire form alone."""
-    known = {guides.gradient.sha256: guides.gradient.values} if guides.gradient is not None else {}
     directions = tuple(
         zo.Direction(
             item.seed,
@@ -101,11 +108,12 @@ CASES = [
 def test_a_record_replayed_by_a_device_gives_the_clouds_bits(chosen: RoundSettings) -> None:
     state = RoundState(0, adapter())
     for _ in range(3):
-        guides = public_guides(state.adapter)
+        guides, received = public_guides(state.adapter)
         plan = rounds.open_round(state, chosen, MEMBERS, guides, LAYOUT)
-        after, record, diagnostics = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+        reports = answers(plan, state, received)
+        after, record, diagnostics = rounds.apply(state, plan, reports, received, LAYOUT, SCALE)
         assert record is not None
-        replayed = device_replay(state.adapter, record, guides)
+        replayed = device_replay(state.adapter, record, received)
         assert adapter_sha256(replayed) == adapter_sha256(after.adapter)
         assert diagnostics.reports == 5
         assert diagnostics.step_norm > 0
@@ -121,7 +129,7 @@ def test_momentum_publishes_a_delta_that_gives_the_same_bits() -> None:
     chosen = settings(momentum=0.9, learning_rate=0.01)
     for _ in range(3):
         plan = rounds.open_round(state, chosen, MEMBERS, Guides(), LAYOUT)
-        after, record, _ = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+        after, record, _ = rounds.apply(state, plan, answers(plan, state), NONE, LAYOUT, SCALE)
         assert record is None
         assert after.momentum is not None
         delta = encode_delta(state.adapter, after.adapter, LAYOUT)
@@ -132,13 +140,13 @@ def test_momentum_publishes_a_delta_that_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("chosen", [*CASES, settings(momentum=0.9, estimator="zgr")])
 def test_the_order_of_arrival_does_not_matter(chosen: RoundSettings) -> None:
     state = RoundState(0, adapter())
-    guides = public_guides(state.adapter)
+    guides, received = public_guides(state.adapter)
     plan = rounds.open_round(state, chosen, MEMBERS, guides, LAYOUT)
     assert rounds.open_round(state, chosen, MEMBERS[::-1], guides, LAYOUT).to_bytes() == plan.to_bytes()
-    reports = answers(plan, state)
-    first = rounds.apply(state, plan, reports, LAYOUT, SCALE)
+    reports = answers(plan, state, received)
+    first = rounds.apply(state, plan, reports, received, LAYOUT, SCALE)
     random.Random(4).shuffle(reports)
-    again = rounds.apply(state, RoundPlan.from_bytes(plan.to_bytes()), reports, LAYOUT, SCALE)
+    again = rounds.apply(state, RoundPlan.from_bytes(plan.to_bytes()), reports, received, LAYOUT, SCALE)
     assert again[0].to_bytes() == first[0].to_bytes()
     assert again[1:] == first[1:]
 
@@ -149,9 +157,10 @@ def test_the_loss_falls_and_the_rectified_mixing_uses_the_public_gradient() -> N
         chosen = settings(guide_weight=weight, learning_rate=0.03, momentum=0.5)
         first = float(np.sum((state.adapter - TARGET) ** 2))
         for _ in range(40):
-            guides = public_guides(state.adapter)
+            guides, received = public_guides(state.adapter)
             plan = rounds.open_round(state, chosen, MEMBERS, guides, LAYOUT)
-            state, _, diagnostics = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+            reports = answers(plan, state, received)
+            state, _, diagnostics = rounds.apply(state, plan, reports, received, LAYOUT, SCALE)
         assert float(np.sum((state.adapter - TARGET) ** 2)) < 0.1 * first
         assert (diagnostics.guide_weight > 0.0) == (weight is None)
 
@@ -163,7 +172,7 @@ def test_state_and_plan_survive_their_bytes() -> None:
     assert again.adapter.dtype == np.float32
     assert np.array_equal(again.momentum, state.momentum)  # type: ignore[arg-type]
     plan = rounds.open_round(
-        state, settings(estimator="zgr", guide_weight=0.1), MEMBERS, public_guides(state.adapter), LAYOUT
+        state, settings(estimator="zgr", guide_weight=0.1), MEMBERS, public_guides(state.adapter)[0], LAYOUT
     )
     copy = RoundPlan.from_bytes(plan.to_bytes())
     assert copy.to_bytes() == plan.to_bytes()
@@ -188,10 +197,10 @@ def test_a_task_stays_within_the_clients_disclosure_budget() -> None:
 def test_exact_directions_are_named_in_tasks_and_not_in_records() -> None:
     state, chosen = RoundState(0, adapter()), settings(active_segments=(1,), exact_head=True)
     plan = rounds.open_round(state, chosen, MEMBERS, Guides(), LAYOUT)
-    task = messages.directions_task(plan, plan.tasks[0], LAYOUT, 0)
+    task = messages.directions_task(plan, plan.tasks[0], 0)
     assert all(direction.exact for step in task.steps for direction in step.directions)
     assert RoundPlan.from_bytes(plan.to_bytes()).tasks == plan.tasks
-    _, record, _ = rounds.apply(state, plan, answers(plan, state), LAYOUT, SCALE)
+    _, record, _ = rounds.apply(state, plan, answers(plan, state), NONE, LAYOUT, SCALE)
     assert record is not None
     assert not any(direction.exact for direction in messages.record_message(record).directions)
 
@@ -217,13 +226,13 @@ def test_reports_that_are_unusable_do_not_count() -> None:
         replace(good[3], client_id="stranger"),
         replace(good[4], examples=0),
     ]
-    alone = rounds.apply(state, plan, good[:1], LAYOUT, SCALE)
-    mixed = rounds.apply(state, plan, [*bad, good[0]], LAYOUT, SCALE)
+    alone = rounds.apply(state, plan, good[:1], NONE, LAYOUT, SCALE)
+    mixed = rounds.apply(state, plan, [*bad, good[0]], NONE, LAYOUT, SCALE)
     assert mixed[0].to_bytes() == alone[0].to_bytes()
-    nothing, record, diagnostics = rounds.apply(state, plan, bad, LAYOUT, SCALE)
+    nothing, record, diagnostics = rounds.apply(state, plan, bad, NONE, LAYOUT, SCALE)
     assert (nothing.version, record, diagnostics.reports) == (0, None, 0)
     with pytest.raises(ValueError, match="version"):
-        rounds.apply(replace(state, version=1), plan, good, LAYOUT, SCALE)
+        rounds.apply(replace(state, version=1), plan, good, NONE, LAYOUT, SCALE)
 
 
 def test_one_wild_client_moves_the_adapter_no_further_than_the_bound() -> None:
@@ -233,7 +242,7 @@ def test_one_wild_client_moves_the_adapter_no_further_than_the_bound() -> None:
     wild = [replace(good[0], scalars=tuple(1e30 for _ in good[0].scalars)), *good[1:]]
     bound = aggregation.robust_bound(wild)
     assert bound < 20 * aggregation.robust_bound(good)
-    _, _, diagnostics = rounds.apply(state, plan, wild, LAYOUT, SCALE)
+    _, _, diagnostics = rounds.apply(state, plan, wild, NONE, LAYOUT, SCALE)
     assert diagnostics.clipped_scalars == 6
     assert diagnostics.step_norm < 10.0
 

@@ -201,17 +201,29 @@ def test_statuses_of_calls(waiting: tuple[Addresses, Path]) -> None:
     assert code(lambda: device.call("SendReport", report)) in ("NOT_FOUND", "DEADLINE_EXCEEDED")
 
 
-def test_a_stream_of_guides_resumes_at_any_chunk(waiting: tuple[Addresses, Path]) -> None:
+def test_a_stream_of_guides_resumes_at_any_byte(waiting: tuple[Addresses, Path]) -> None:
     where, _ = waiting
     device = FakeDevice(0, where.grpc, LAYOUT)
     device.enroll()
     task = task_of(device)
     whole = list(device.call("StreamGuides", pb.StreamGuidesRequest(task_id=task.task_id)))
-    assert [chunk.segment for chunk in whole] == [0, 1, 2]
-    assert {chunk.total for chunk in whole} == {3}
-    for first in range(4):
-        again = device.call("StreamGuides", pb.StreamGuidesRequest(task_id=task.task_id, first_chunk=first))
-        assert list(again) == whole[first:]
+    assert [(chunk.segment, chunk.last) for chunk in whole] == [(0, False), (1, False), (2, True)]
+
+    def from_byte(segment: int, byte: int, guide: int = 0) -> list[pb.GuideChunk]:
+        start = {"first_segment": segment, "first_byte": byte, "first_guide": guide}
+        return list(device.call("StreamGuides", pb.StreamGuidesRequest(task_id=task.task_id, **start)))
+
+    for number, chunk in enumerate(whole):
+        for byte in (0, 1, len(chunk.data) - 1, len(chunk.data)):
+            again = from_byte(number, byte)
+            assert b"".join(item.data for item in again) == (
+                chunk.data[byte:] + b"".join(item.data for item in whole[number + 1 :])
+            )
+            assert [item.segment for item in again] == [
+                item.segment for item in whole[number:] if item is not chunk or byte < len(chunk.data)
+            ]
+    for wrong in ((3, 0, 0), (0, 1 << 40, 0), (0, 0, 1)):
+        assert code(lambda wrong=wrong: from_byte(*wrong)) == "OUT_OF_RANGE"
 
 
 def test_an_enrollment_token(bundle: Bundle, tmp_path: Path) -> None:

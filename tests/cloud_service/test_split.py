@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cloud_service import estimators, split
-from cloud_service.directions import Guides
 from cloud_service.job import Job, from_table
 from cloud_service.plan import CohortMember, RoundSettings
 from cloud_service.rounds import directions_within
@@ -109,7 +108,7 @@ def test_a_client_of_a_small_budget_measures_what_it_may_of_a_group() -> None:
         "fedspzo", "per_device", 12, 8, 1e-2, 0.1, 5, active_segments=(0, 1), boundary=1, per_prefix=4
     )
     count = directions_within(CohortMember("a", 64, max_scalars_per_round=6), chosen, small_layout())
-    named = estimators.direction(chosen, Guides(), small_layout(), 100, count).expanded()
+    named = estimators.direction(chosen, None, small_layout(), 100, count).expanded()
     assert [(item.seed, item.prefix_seed) for item in named] == [
         (100, 100), (101, 100), (102, 100), (103, 100), (104, 104), (105, 104),
     ]  # fmt: skip

@@ -77,10 +77,12 @@ class FakeCloud:
             raise ArtifactError("altered")
         target.write_bytes(data)
 
-    def stream_guides(self, task_id: str) -> Iterator[pb.GuideChunk]:
+    def stream_guides(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
         self._count()
         self.streamed.append(task_id)
-        yield from self.chunks[task_id]
+        for chunk in self.chunks[task_id]:
+            if (chunk.segment, chunk.guide, chunk.offset_bytes) >= start:
+                yield chunk
 
 
 def _answer(script: list[Any]) -> Any:
@@ -91,7 +93,7 @@ def _answer(script: list[Any]) -> Any:
 
 
 def guide_chunks(slices: dict[int, bytes], most_bytes: int = 40) -> tuple[pb.Guide, list[pb.GuideChunk]]:
-    """A guide of these segments' float32 bytes, and its chunks."""
+    """A guide of these segments' float32 bytes, a task's first, and its chunks."""
     sha256 = hashlib.sha256(b"".join(slices[segment] for segment in sorted(slices))).digest()
     pieces = [
         (segment, start, data[start : start + most_bytes])
@@ -100,11 +102,10 @@ def guide_chunks(slices: dict[int, bytes], most_bytes: int = 40) -> tuple[pb.Gui
     ]
     chunks = [
         pb.GuideChunk(
-            index=index, total=len(pieces), guide_sha256=sha256, segment=segment,
-            encoding=pb.GUIDE_ENCODING_FLOAT32, offset_bytes=start, segment_size_bytes=len(slices[segment]),
-            segment_sha256=hashlib.sha256(slices[segment]).digest(), data=data,
+            segment=segment, encoding=pb.GUIDE_ENCODING_FLOAT32, offset_bytes=start,
+            segment_size_bytes=len(slices[segment]), data=data, last=(segment, start, data) == pieces[-1],
+            segment_sha256=hashlib.sha256(slices[segment]).digest(),
         )
-        for index, (segment, start, data) in enumerate(pieces)
+        for segment, start, data in pieces
     ]  # fmt: skip
-    size_bytes = sum(len(data) for data in slices.values())
-    return pb.Guide(sha256=sha256, segments=sorted(slices), size_bytes=size_bytes), chunks
+    return pb.Guide(sha256=sha256, segments=sorted(slices)), chunks

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from device_runtime.errors import (
-    ArtifactError,
     CooperLLMError,
     EnrollmentRefused,
     NotEnrolled,
@@ -48,6 +47,7 @@ class Service(rpc.FederationServicer):
         self.protocol_version = 1
         self.break_at: set[int] = set()
         self.total = 5
+        self.pause_s = 0.0
         self.streams: list[int] = []
 
     def _check(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
@@ -84,12 +84,19 @@ class Service(rpc.FederationServicer):
         self, request: pb.StreamGuidesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GuideChunk]:
         self._check("StreamGuides", request, context)
-        self.streams.append(request.first_chunk)
-        for index in range(request.first_chunk, self.total):
+        first = request.first_byte // 100
+        self.streams.append(first)
+        for index in range(first, self.total):
             if index in self.break_at:
                 self.break_at.remove(index)
                 context.abort(CODES.UNAVAILABLE, "broken")
-            yield pb.GuideChunk(index=index, total=self.total, data=b"x" * 100)
+            time.sleep(self.pause_s)
+            yield pb.GuideChunk(
+                offset_bytes=100 * index,
+                data=b"x" * 100,
+                queued=index > first,
+                last=index + 1 == self.total,
+            )
 
 
 class Pauses:
@@ -257,22 +264,22 @@ def test_a_broken_stream_goes_on_at_the_first_chunk_that_is_missing(service: tup
     transport = connect(address)
     transport.enroll()
     servicer.break_at = {0, 2, 3}
-    assert [chunk.index for chunk in transport.stream_guides("t")] == [0, 1, 2, 3, 4]
+    assert [chunk.offset_bytes for chunk in transport.stream_guides("t")] == [0, 100, 200, 300, 400]
     assert servicer.streams == [0, 0, 2, 3]
 
 
-def test_a_stream_that_contradicts_itself_is_an_error(service: tuple[Service, str]) -> None:
+def test_a_stream_starts_where_it_is_asked_to(service: tuple[Service, str]) -> None:
     servicer, address = service
     transport = connect(address)
     transport.enroll()
-    stream = transport.stream_guides("t")
-    next(stream)
-    servicer.total = 3
-    servicer.break_at = {1}
-    transport = connect(address)
+    assert [chunk.offset_bytes for chunk in transport.stream_guides("t", (0, 0, 300))] == [300, 400]
+    assert (servicer.requests[-1].first_segment, servicer.requests[-1].first_byte) == (0, 300)
+
+
+def test_the_link_is_measured_on_chunks_that_had_waited_for_it(service: tuple[Service, str]) -> None:
+    servicer, address = service
+    servicer.pause_s, servicer.total = 0.002, 60
+    transport = connect(address, Retry())
     transport.enroll()
-    chunks = transport.stream_guides("t")
-    assert next(chunks).total == 3
-    servicer.total = 4
-    with pytest.raises(ArtifactError):
-        list(chunks)
+    assert len(list(transport.stream_guides("t"))) == 60
+    assert 100 / 0.05 < transport.traffic.download_bytes_per_s < 130 / 0.002

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from device_runtime.bundle import Bundle
 from device_runtime.core import Batch as CoreBatch
 from device_runtime.core import Direction
+from device_runtime.directions import Direction as OneDirection
 from device_runtime.engine import Engine
 from device_runtime.examples import Example
 from device_runtime.local_update import Batch, LocalTask, run_directions
@@ -20,6 +21,7 @@ from device_runtime.zo import spsa
 from protos import federation_pb2 as pb
 
 from .engines import random_engine
+from .streamed import streamed
 
 pytestmark = pytest.mark.ci
 EPSILON = 1e-2
@@ -114,6 +116,21 @@ def test_rho_equals_the_twin_and_the_branch_runs_once_a_window(engine: Engine) -
     engine.adapter[:] = before
     again = core.measure(batches, [Direction(5), Direction(6)], EPSILON, [0, HEAD], 1, 0.5)
     assert again.rho.tobytes() == measured.rho.tobytes()
+
+
+@pytest.mark.parametrize("active", [[0, HEAD], [HEAD]])
+def test_streaming_order_gives_the_same_bits_and_runs_no_branch_twice(
+    engine: Engine, active: list[int]
+) -> None:
+    batches, directions = batches_of(engine), [OneDirection(s, 1.0, [], active) for s in (5, 6, 7)]
+    engine._core.reset_counters()
+    whole = engine.measure(batches, directions, EPSILON, active, 1, 0.5)
+    runs = engine._core.counters
+    engine._core.reset_counters()
+    in_order = streamed(engine, batches, directions, EPSILON, active, 1, 0.5).measurement
+    assert in_order.rho.tobytes() == whole.rho.tobytes()
+    assert engine._core.counters.auxiliary_runs == runs.auxiliary_runs
+    assert engine._core.counters.segment_runs == runs.segment_runs
 
 
 def test_a_task_with_a_weight(engine: Engine) -> None:

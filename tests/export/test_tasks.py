@@ -22,6 +22,7 @@ from device_runtime.zo.direction import realised, rounded
 from export.model import Model, build
 from export.tasks.pooling import Pooling
 from export.writer import Options, write_bundle
+from tests.device_runtime.streamed import streamed
 from tests.export.chain import Chain
 from tests.export.language_models import LANGUAGE_MODELS, eager_model, save_language_model
 from tests.export.reference import eager, ragged_batch, random_adapter
@@ -129,6 +130,10 @@ def check_projected_gradients(bundle: Bundle, engine: Engine, model: Model, batc
     directions = [Direction(seed, 1.0, [], segments) for seed in range(16)]
     measured = engine.measure([batch], directions, epsilon, segments)
     assert np.array_equal(engine.adapter, adapter)
+    other = batch._replace(weights=batch.weights[::-1].copy())
+    both = engine.measure([batch, other], directions, epsilon, segments)
+    in_order = streamed(engine, [batch, other], directions, epsilon, segments).measurement
+    assert np.array_equal(in_order.rho, both.rho)
     assert engine.evaluate([batch])[0] / engine.evaluate([batch])[1] == pytest.approx(loss, rel=1e-4)
     owned = tuple(bundle.layout.segments)
     steps = [

@@ -27,7 +27,9 @@ UPDATE_SEED = 77
 
 
 def write_plans(folder: Path) -> None:
-    """Strings of labels and the segment runs that they take: [position, label, evaluations], in order."""
+    """Strings of labels and the segment runs that they take: [position, label, evaluations] depth first, and
+    [position, label, from_slot, to_slot, evaluations] level by level, in order.
+    """
     random = np.random.default_rng(1)
     rows = [random.integers(-2, 3, (random.integers(1, 12), random.integers(1, 6))) for _ in range(12)]
     for first_active in (0, 2, 4):  # three directions that start at a segment
@@ -38,8 +40,9 @@ def write_plans(folder: Path) -> None:
     rows.append(np.array([[1, 2]] * 3))
     blob = Blob()
     for labels in rows:
-        runs = [[run[0], run[1], run[4]] for run in Plan(labels.astype(np.int32)).runs]
-        blob.cases.append({"labels": labels.tolist(), "runs": runs})
+        labels = labels.astype(np.int32)
+        runs = [[run[0], run[1], run[4]] for run in Plan(labels).runs]
+        blob.cases.append({"labels": labels.tolist(), "runs": runs, "levels": Plan(labels, True).runs})
     blob.write(folder, "plans")
 
 

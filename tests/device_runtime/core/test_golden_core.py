@@ -17,8 +17,10 @@ TOLERANCE = 2e-3  # of rho, whose last bits depend on the CPU: 2e-6 of a loss ov
 
 @pytest.mark.parametrize("case", read_cases("plans"))
 def test_plans(case: dict[str, Any]) -> None:
-    runs = Plan(np.array(case["labels"], np.int32)).runs
+    labels = np.array(case["labels"], np.int32)
+    runs = Plan(labels).runs
     assert [[position, label, below] for position, label, _, _, below in runs] == case["runs"]
+    assert [list(run) for run in Plan(labels, by_level=True).runs] == case["levels"]
 
 
 def test_local_update() -> None:

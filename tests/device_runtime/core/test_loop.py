@@ -26,7 +26,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*command, *map(str, sorted(folder.glob("*.o")))]
 
 
-@pytest.mark.parametrize(("name", "checks"), [("loop_test", 16), ("window_test", 46)])
+@pytest.mark.parametrize(("name", "checks"), [("loop_test", 16), ("window_test", 46), ("stream_test", 41)])
 def test_in_cpp(objects: list[str], name: str, checks: int, tmp_path: Path) -> None:
     wraps = ",".join(f"--wrap={name}" for name in WRAPPED)
     source = str(Path(__file__).with_name(f"{name}.cpp"))

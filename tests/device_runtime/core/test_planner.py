@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -33,9 +35,9 @@ def two_blocks(p1: int, p2: int, segments: int, boundary: int) -> Labels:
     return np.array(rows, np.int32)
 
 
-def check_plan(labels: Labels) -> Plan:
+def check_plan(labels: Labels, by_level: bool = False) -> Plan:
     """Replays a plan symbolically: every slot holds the labels that made it, every loss is the right one."""
-    plan, evaluations, segments = Plan(labels), *labels.shape
+    plan, evaluations, segments = Plan(labels, by_level), *labels.shape
     held: dict[int, tuple[int, ...]] = {0: ()}
     seen: set[tuple[int, ...]] = set()
     answered: dict[int, tuple[int, ...]] = {}
@@ -79,6 +81,42 @@ def test_two_blocks_cost_the_formula() -> None:
 
 def test_equal_strings_are_run_once() -> None:
     assert len(check_plan(np.array([[1, 2], [1, 2], [1, 2]], np.int32)).runs) == 2
+
+
+def check_levels(labels: Labels) -> Plan:
+    """A plan in streaming order is a plan, level by level, and holds no more states than a level has."""
+    plan = check_plan(labels, by_level=True)
+    runs, head = plan.runs, labels.shape[1] - 1
+    assert [run[0] for run in runs] == sorted(run[0] for run in runs)
+    for segment in range(head):  # one perturbation a label
+        of_segment = [label for position, label, *_ in runs if position == segment]
+        assert sum(a != b for a, b in pairwise(of_segment)) + 1 == len(set(of_segment))
+    states = [source for position, _, source, *_ in runs if position == head]
+    assert sum(a != b for a, b in pairwise(states)) + 1 == len(set(states))
+    assert plan.slots == len({tuple(row[:-1]) for row in labels.tolist()})
+    assert len(runs) == len(Plan(labels).runs)
+    return plan
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_streaming_order_of_any_strings(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (rng.integers(1, 40), rng.integers(1, 7))
+    check_levels(rng.integers(-2, 3, shape).astype(np.int32))
+
+
+@pytest.mark.parametrize("first_active", range(7))
+def test_streaming_order_holds_two_states_a_direction(first_active: int) -> None:
+    q, segments = 5, 7
+    plan = check_levels(plain(q, segments, first_active))
+    assert plan.slots == (2 * q if first_active < segments - 1 else 1)
+
+
+def test_streaming_order_of_two_blocks() -> None:
+    p1, p2, boundary = 2, 3, 4
+    plan = check_levels(two_blocks(p1, p2, 7, boundary))
+    assert plan.slots == 4 * p1 * p2
+    assert [run[1] for run in plan.runs if run[0] == 0] == [1, -1, 2, -2]
 
 
 def test_the_core_runs_what_the_plan_says(toy: Toy) -> None:
