@@ -147,7 +147,8 @@ class GrpcService:
                     await asyncio.sleep(_NOT_READY_S)
                     continue
                 self._federation.metrics.moved("guides", len(encoded))
-                await context.write(encoded)
+                if not await _written(encoded, context):
+                    raise asyncio.CancelledError
         except asyncio.CancelledError:
             self._count("StreamGuides", "CANCELLED")
             raise
@@ -197,6 +198,16 @@ def _next(chunks: Iterator[pb.GuideChunk | None]) -> bytes | _End | None:
     for chunk in chunks:
         return None if chunk is None else chunk.SerializeToString()
     return _End()
+
+
+async def _written(encoded: bytes, context: Context) -> bool:
+    """Whether gRPC has taken a message. It raises an error of its own where the device has just gone."""
+    try:
+        await context.write(encoded)
+    except Exception as error:
+        _LOG.debug("a stream of guides broke: %s", error)
+        return False
+    return True
 
 
 def _peer(context: Context) -> str:
