@@ -195,6 +195,7 @@ def test_a_refusal_drops_the_parts(waiting: Waiting) -> None:
     assert waiting.kept() == 0
 
 
+@pytest.mark.ci
 def test_versions_are_those_of_devices_that_send_no_parts(bundle: Bundle, tmp_path: Path) -> None:
     hashes = []
     for kind in (BundleDevice, EagerDevice):

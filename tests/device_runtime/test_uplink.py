@@ -209,7 +209,7 @@ def test_parts_grow_until_they_are_full(scalars: int, tried: list[int] | None) -
 
 
 def test_a_task_of_64_scalars_costs_under_16_bytes_a_scalar(tmp_path: Path) -> None:
-    """5 in messages. With a call's headers and signature, which a test on the wire counts, 14.4."""
+    """Under 5, in messages; what calls cost besides is counted on the wire, in the integration tests."""
     world = slow_world(tmp_path)
     reply = world.task(directions=directions(64))
     reply.task.task_id = "12-d-0123456789ab-0"  # as leases name them
