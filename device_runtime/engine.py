@@ -75,11 +75,6 @@ class Engine(CoreCalls):
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
 
-    @property
-    def left_bytes(self) -> int | None:
-        """What the limit of memory leaves for hidden states and guides; None without a limit."""
-        return self._left_bytes
-
     @contextmanager
     def unlocked(self) -> Iterator[None]:
         """Lets others use the engine for a while, say while this thread, which holds the lock once, waits."""
