@@ -11,7 +11,6 @@ from sqlalchemy.engine import Connection, Row
 
 from cloud_service.chain import wanted_scores
 from cloud_service.compression import AS_SAMPLED, LEVELS
-from cloud_service.deliveries import Deliveries
 from cloud_service.directions import Guides
 from cloud_service.federation import Federation
 from cloud_service.opening import may_join, member
@@ -85,9 +84,9 @@ def all_rounds(store: Store) -> list[dict[str, Any]]:
         return [_summary(connection, row) for row in rows]
 
 
-def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, Any] | None:
+def one_round(federation: Federation, number: int) -> dict[str, Any] | None:
     """A round with everything that is known about it; None when it has not opened yet."""
-    with store.transaction() as connection:
+    with federation.store.transaction() as connection:
         row = one(connection, round_rows, round_rows.c.number == number)
         if row is None:
             return None
@@ -116,7 +115,7 @@ def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, An
             "guide_level": level_by_name.get(item.guide),
             "guide_sent": [
                 {"segment": segment, "start_ms": start_ms, "end_ms": end_ms}
-                for segment, (start_ms, end_ms) in sorted(deliveries.of(item.task_id).items())
+                for segment, (start_ms, end_ms) in sorted(federation.deliveries.of(item.task_id).items())
             ],
         }
         for item in leases
@@ -131,6 +130,9 @@ def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, An
         }
         for item in coded
     ]
+    # Of the guide as received with the guide as sampled; of the levels that were looked at.
+    cosines = {item.level: item.cosine for item in federation.shelf.facts(number)}
+    found["guide_cosines"] = {AS_SAMPLED: 1.0, **cosines}
     found["reports"] = [_report(item) for item in answered]
     return found
 
