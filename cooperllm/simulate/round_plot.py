@@ -55,7 +55,7 @@ def draw_bits(found: Sequence[GuideBits], dark: bool = False) -> bytes:
         axes.plot(rounds, bits, color=_colour(segment / max(segments[-1], 1)), linewidth=1.6,
                   marker="o" if len(rounds) < 20 else None, markersize=3, label=str(segment))  # fmt: skip
     axes.set_ylim(bottom=0.0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("round", color=ink)
     axes.set_ylabel("bits a parameter", color=ink)
     canvas.legend(loc="outside right center", frameon=False, labelcolor=ink, fontsize=8, title="segment",
