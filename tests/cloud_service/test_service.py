@@ -72,7 +72,13 @@ def test_operators_see_rounds(finished: tuple[list[FakeDevice], Addresses, Path]
     assert found["diagnostics"]["reports"] == 3
     assert found["device_evaluation"]["count"] == 12
     assert found["evaluation"]["count"] == 2
-    assert found["traffic_bytes"]["guides"] > 3 * 4 * LAYOUT.parameters
+    sizes = {
+        level: sum(item["size_bytes"] for item in found["guide_segments"] if item["level"] == level)
+        for level in {task["guide_level"] for task in found["tasks"]} - {None}
+    }
+    asked = [task for task in found["tasks"] if task["kind"] == "directions"]
+    assert found["traffic_bytes"]["guides"] > sum(sizes[task["guide_level"]] for task in asked) > 0
+    assert all([sent["segment"] for sent in task["guide_sent"]] == [0, 1, 2] for task in asked)
     assert {span["name"] for report in found["reports"] for span in report["spans"]} == {"compute"}
     assert {report["client_id"] for report in found["reports"]} == {device.client_id for device in devices}
     last = json_get(where.http + "/v1/rounds/4", "operator")
