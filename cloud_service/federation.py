@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Row
 from cloud_service import acceptance, guide_stream, leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.chain import ChainSettings
+from cloud_service.deliveries import Deliveries
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
@@ -58,6 +59,7 @@ class Federation:
     clock_ms: Callable[[], int] = now_ms
     schedule: ChainSettings | None = None  # of a ChainFed job
     split: SplitSettings | None = None  # of a FedSPZO job
+    deliveries: Deliveries = field(default_factory=Deliveries)
 
     @property
     def times(self) -> leases.LeaseTimes:

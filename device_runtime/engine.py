@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,20 @@ class Engine(CoreCalls):
             self._max_state_bytes = min(max_state_bytes, self._left_bytes)
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
+
+    @property
+    def left_bytes(self) -> int | None:
+        """What the limit of memory leaves for hidden states and guides; None without a limit."""
+        return self._left_bytes
+
+    @contextmanager
+    def unlocked(self) -> Iterator[None]:
+        """Lets others use the engine for a while, say while this thread, which holds the lock once, waits."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
 
     @property
     def segment_counts(self) -> dict[int, int]:
