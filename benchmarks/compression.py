@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compression_peers import PEERS, cosine
+from benchmarks.compression_peers import PEERS, Sent, cosine
 from benchmarks.guide_samples import Sample, samples
 from cloud_service.compression import LEVELS, STEPS, encode
 from device_runtime.core import kernels
@@ -59,16 +59,22 @@ def _least_s(work: Callable[[], object], turns: int) -> float:
     return min(times)
 
 
-def at_floor(sample: Sample) -> dict[str, Any]:
+def coded(sample: Sample, step: float) -> Sent:
+    """A guide as devices get it; `step` in its root mean squares."""
+    encoded = [kernels.encode_guide(values, step * sample.rms) for values in sample.segments]
+    sent = [kernels.decode_guide(d, v.size) for d, v in zip(encoded, sample.segments, strict=True)]
+    return sum(len(data) for data in encoded), np.concatenate(sent).astype(np.float64)
+
+
+def at_floor(sample: Sample, send: Callable[[Sample, float], Sent] = coded) -> dict[str, Any]:
     """The fewest bytes with a cosine of FLOOR, by halving the interval of steps."""
     fine, coarse, found = 0.01, 20.0, (0, 0.0)
     for _ in range(_SEARCH_STEPS):
         step = float(np.sqrt(fine * coarse))
-        encoded = [kernels.encode_guide(values, step * sample.rms) for values in sample.segments]
-        sent = [kernels.decode_guide(d, v.size) for d, v in zip(encoded, sample.segments, strict=True)]
-        reached = cosine(sample.whole, np.concatenate(sent))
+        size_bytes, received = send(sample, step)
+        reached = cosine(sample.whole, received)
         if reached >= FLOOR:
-            fine, found = step, (sum(len(data) for data in encoded), reached)
+            fine, found = step, (size_bytes, reached)
         else:
             coarse = step
     return {"step": fine, "bytes": found[0], "cosine": found[1]}

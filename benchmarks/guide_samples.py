@@ -63,7 +63,11 @@ def samples(quick: bool) -> Iterator[Sample]:
         yield from _of_model(model, steps=4 if quick else 12, examples=32 if quick else 108)
 
 
-def _of_model(name: str, steps: int, examples: int) -> Iterator[Sample]:
+def descent(name: str, steps: int, examples: int) -> Iterator[tuple[Float32, ...]]:
+    """The guides of a model before each of `steps` steps of Adam and after the last, segment by segment.
+
+    Raises CooperLLMError when the model cannot be exported: show it.
+    """
     source = "" if name == "minilm" else str(source_of(name))
     labels = sorted({example.label for example in read_examples(PUBLIC)})
     bundle = Bundle.open(exported_bundle(source, labels)[0])
@@ -71,16 +75,17 @@ def _of_model(name: str, steps: int, examples: int) -> Iterator[Sample]:
     segments = tuple(range(len(model.segments) + 1))
     objective = Objective(model, bundle, read_examples(PUBLIC, bundle.known_labels)[:examples], segments)
     adapter, mean, square = bundle.adapter.astype(np.float64), 0.0, 0.0
-    for step in range(steps + 1):
+    for step in range(1, steps + 2):
         _, gradient = objective.loss_and_gradient(adapter.astype(np.float32))
-        if step in (0, steps):
-            parts = [gradient[bundle.layout.segment_slice(k)].astype(np.float32) for k in segments]
-            title = f"{name}, at the start" if step == 0 else f"{name}, after {step} steps"
-            yield Sample(title, tuple(parts))
-            if step:
-                yield Sample(f"{title}, no head", tuple(parts[:-1]))
+        yield tuple(gradient[bundle.layout.segment_slice(k)].astype(np.float32) for k in segments)
         mean = _DECAY * mean + (1.0 - _DECAY) * gradient
         square = _SQUARED_DECAY * square + (1.0 - _SQUARED_DECAY) * gradient**2
-        unbiased = mean / (1.0 - _DECAY ** (step + 1))
-        spread = np.sqrt(square / (1.0 - _SQUARED_DECAY ** (step + 1)))
-        adapter = adapter - _RATE * unbiased / (spread + 1e-8)
+        spread = np.sqrt(square / (1.0 - _SQUARED_DECAY**step))
+        adapter = adapter - _RATE * mean / (1.0 - _DECAY**step) / (spread + 1e-8)
+
+
+def _of_model(name: str, steps: int, examples: int) -> Iterator[Sample]:
+    guides = list(descent(name, steps, examples))
+    yield Sample(f"{name}, at the start", guides[0])
+    yield Sample(f"{name}, after {steps} steps", guides[-1])
+    yield Sample(f"{name}, after {steps} steps, no head", guides[-1][:-1])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.compression import at_floor, at_level, bound, table
+from benchmarks.compression_ideas import IDEAS, below_floor, fed_back
+from benchmarks.compression_ideas import table as table_of_ideas
 from benchmarks.compression_peers import PEERS, cosine
 from benchmarks.guide_samples import Sample
 
@@ -51,3 +53,26 @@ def test_the_table_says_what_became_of_the_goals() -> None:
     assert ("MISSED" in lines[-2]) == (floor["bytes"] > 125)
     levels[1]["decode_mb_s"] = 12.4
     assert table([row]).splitlines()[-1].endswith("(goal: above 12.5, MISSED)")
+
+
+def test_ideas_return_what_they_were_given_but_for_the_step() -> None:
+    random = np.random.default_rng(10)
+    fine = Sample("", tuple(random.normal(size=count).astype(np.float32) for count in (2500, 100)))
+    for name, send in IDEAS.items():
+        size_bytes, received = send(fine, 0.02)
+        assert 2000 < size_bytes < 4000, name
+        assert np.max(np.abs(received - fine.whole)) < 0.03, name
+
+
+def test_feedback_aligns_sums_and_not_the_guide_itself() -> None:
+    random = np.random.default_rng(11)
+    still = random.laplace(size=600)
+    guides = [(np.asarray(still + random.laplace(size=600), np.float32),) for _ in range(12)]
+    without, with_it = (fed_back(guides, share, 2.0) for share in (0.0, 0.9))
+    assert with_it["sums"] > without["sums"]
+    assert with_it["own"] < without["own"]
+    below = below_floor(guides)
+    assert below["guides"] == 11
+    figures = {"at_floor": {"as sent": 10, "rotated": 12}, "below_floor": below,
+               "rounds": [{"step": 2.0, "share": 0.9, **with_it}]}  # fmt: skip
+    assert table_of_ideas(figures).splitlines()[2].split() == ["rotated", "12", "1.20"]
