@@ -86,6 +86,7 @@ class Journal:
             segment_runs=sum(work.runs),
             pair_runs=sum(work.pairs),
             segment_ms=work.run_ms,
+            download_bytes_per_s=self._traffic.download_bytes_per_s,
         )
 
     def acknowledged(self, report: pb.Report, round_number: int, duplicate: bool, start_ms: float) -> None:

@@ -27,7 +27,7 @@ from .errors import BadArtifact
 from .groups import Between, units
 from .local_update import Batch, measure_whole
 from .segment_work import SegmentWork
-from .streaming import MOST_BYTES, Sizes, choose
+from .streaming import Sizes, choose
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -87,7 +87,7 @@ class Feed:
 
         Raises what the core does, what ended the stream, and what `permit` does.
         """
-        size = choose(self._sizes(batches, directions), self._engine.left_bytes or MOST_BYTES).group
+        size = choose(self._sizes(batches, directions), self._engine.streaming_bytes).group
         waiting = deque(units(directions, self._engine.segment_counts))
         if size == 0:  # guides that are small beside hidden states: all of them, as ever
             for segment in sorted({k for segments in self._segments.values() for k in segments}):
