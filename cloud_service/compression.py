@@ -13,9 +13,9 @@ devices measure along what they received, and the cloud computes with the same v
 (`facts_of`; for the first `expected`). On real guides (python -m benchmarks.compression_ideas; MiniLM, a
 small Llama) these did not pay, or too little, and are not here. At a cosine of 0.95 a rotation by blocks of
 1,024 entries takes 1.23 and 1.12 times the bytes, for it spreads the energy of few over all of them; dither
-2.9 and 1.8 times; zeros chosen by what their entries would cost 0.98 times. Error feedback is for sums over rounds: at about the
-same bytes, 4,000 a round of MiniLM, the cosine of decayed sums rises from 0.993 to 0.995 or so, that with the
-round's own guide, along which devices measure, falls from 0.966 to 0.94.
+2.9 and 1.8 times; zeros chosen by what their entries would cost 0.98 times. Error feedback is for sums over
+rounds: at about the same bytes, 4,000 a round of MiniLM, the cosine of decayed sums rises from 0.993 to 0.995
+or so, that with the round's own guide, along which devices measure, falls from 0.966 to 0.94.
 """
 
 from __future__ import annotations
