@@ -6,7 +6,7 @@ Each is measured as what is sent is, with the same coder, on the guides of bench
 bytes at a cosine of 0.95 for the first three. Error feedback adds to each guide what the devices did not get
 of the ones before it; at equal bytes it is compared by the cosine with the round's own guide, along which
 devices measure, and by that of sums over rounds, decayed as momentum does. Last, how often a guide falls
-below the floor at the level that the guide before it asks for (cloud_service.compression.unit_of mends that).
+below the floor at the level that the guide before it asks for, as a job with guide_staleness = 0 does.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ codes.
 What a coarser guide costs is alignment alone, the cosine between the guide as sampled and as received:
 devices measure along what they received, and the cloud computes with the same values.
 
-`choose` picks a device's level before the guide has values, from what the levels of the guide before did
-(`facts_of`; for the first `expected`). On real guides (python -m benchmarks.compression_ideas; MiniLM, a
+`choose` picks a device's level from what every level makes of the guide (`facts_of`). Where the guide has no
+values yet (job key guide_staleness = 0) these are the facts of the guide before, or what is `expected`; then
+1 or 2 guides in 23 fell below a floor of 0.95, to 0.943 at the least. On real guides (python -m benchmarks.compression_ideas; MiniLM, a
 small Llama) these did not pay, or too little, and are not here. At a cosine of 0.95 a rotation by blocks of
 1,024 entries takes 1.23 and 1.12 times the bytes, for it spreads the energy of few over all of them; dither
 2.9 and 1.8 times; zeros chosen by what their entries would cost 0.98 times. Error feedback is for sums over
@@ -102,22 +103,6 @@ def compress(values: Float32, rms: float, level: int) -> Compressed:
     received = kernels.decode_guide(data, values.size).astype(np.float64)
     parts = (sampled * sampled, received * received, sampled * received)
     return Compressed(data, Alignment(*(float(np.sum(part)) for part in parts)))
-
-
-def unit_of(segments: Sequence[Float32], rms: float, level: int, floor: float) -> float:
-    """What to `encode` all segments of a guide with in place of `rms`, so that it keeps to the floor.
-
-    It is `rms` itself, unless this guide takes worse to its level than the one that the level was chosen by:
-    then less, so that the step is that of the next finer level with which the cosine reaches the floor (the
-    finest, where none does). In benchmarks/compression_ideas.py 1 or 2 of 23 guides in a row need it at a
-    floor of 0.95; the least would have had 0.943. It can only be asked of a guide that is sampled whole.
-    """
-    for finer in range(level, 0, -1):
-        unit = rms * STEPS[finer - 1] / STEPS[level - 1]
-        pieces = (compress(values, unit, level) for values in segments)
-        if sum((piece.alignment for piece in pieces), Alignment()).cosine >= floor:
-            break
-    return unit
 
 
 def facts_of(segments: Sequence[Float32], rms: float) -> tuple[LevelFacts, ...]:

@@ -19,7 +19,6 @@ from cloud_service.compression import (
     expected,
     facts_of,
     rate_after,
-    unit_of,
 )
 from cloud_service.pipeline import makespan_s
 from device_runtime.core import kernels
@@ -81,20 +80,6 @@ def test_alignment_of_segments_adds_up_to_that_of_the_guide() -> None:
     cosine = float(whole @ received / np.sqrt((whole @ whole) * (received.astype(np.float64) @ received)))
     assert sum((piece.alignment for piece in pieces), Alignment()).cosine == pytest.approx(cosine, abs=1e-6)
     assert [piece.data for piece in pieces] == [encode(values, rms, 6) for values in segments]
-
-
-def test_a_guide_keeps_to_the_floor_whatever_its_level_was_chosen_by() -> None:
-    segments = guide(6)
-    rms = rms_of(segments)
-    facts = facts_of(segments, rms)
-    for level in LEVELS:
-        unit = unit_of(segments, rms, level, FLOOR)
-        pieces = [compress(values, unit, level) for values in segments]
-        assert sum((piece.alignment for piece in pieces), Alignment()).cosine >= FLOOR
-        if facts[level - 1].cosine >= FLOOR:
-            assert unit == rms
-    assert unit_of(segments, rms, LEVELS[-1], FLOOR) < rms
-    assert unit_of(segments, rms, 3, 1.0) == rms * STEPS[0] / STEPS[2]  # out of reach: the finest
 
 
 def test_a_guide_of_zeros_one_that_is_not_finite_and_no_level() -> None:
