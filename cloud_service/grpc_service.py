@@ -1,14 +1,19 @@
 """The calls of federation.proto over gRPC. Requests are handled as raw bytes first: those are what was
 signed.
+
+One thread runs an event loop that carries every call; what blocks (SQL, files, signatures) runs in a pool of
+threads. A stream of guides holds a thread only while its next chunk is made, never while a link is slow, so
+devices with slow links hold up nobody.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -20,13 +25,20 @@ from protos import federation_pb2 as pb
 
 _LOG = logging.getLogger("cooperllm.serve")
 _SERVICE = "cooperllm.v1.Federation"
-_THREADS = 32
-# Streams beyond these wait for a thread; gRPC answers RESOURCE_EXHAUSTED when too many wait.
-_MOST_CALLS = 512
+_THREADS = 16
+# Making a chunk may take long, too: streams have threads of their own, so that a check-in need not wait.
+_STREAM_THREADS = 4
+# Of all kinds; gRPC answers RESOURCE_EXHAUSTED beyond. A stream costs the service about one chunk and what
+# HTTP/2's flow control lets it send, some 400 KiB.
+_MOST_CALLS = 1024
+_NOT_READY_S = 0.02
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not load balancing
 ]
+
+Answer = TypeVar("Answer")
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class GrpcService:
@@ -36,14 +48,17 @@ class GrpcService:
         self._callers = callers
         self._federation = callers.federation
         self._failed = failed
-        self._server = grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=_MOST_CALLS,
-        )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),)
-        )
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc")
+        self._stream_threads = ThreadPoolExecutor(_STREAM_THREADS, thread_name_prefix="guides")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
+        self._server = self._loop.run_until_complete(self._make_server())
+
+    async def _make_server(self) -> grpc.aio.Server:
+        """A server belongs to the loop that runs when it is made."""
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
+        return server
 
     def listen(self, host: str, port: int, tls: tuple[bytes, bytes] | None) -> int:
         """Opens the port (0: any free one) and answers its number. `tls` is (key, certificate chain), both
@@ -54,20 +69,32 @@ class GrpcService:
         address = f"{host}:{port}"
         try:
             if tls is None:
-                return int(self._server.add_insecure_port(address))
-            return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([tls])))
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
         except RuntimeError:  # taken since serve looked
+            self.stop(0.0)
             raise PortInUse(
                 f"cannot listen on {address}: stop the process that does, or choose another --grpc-port"
             ) from None
 
     def start(self) -> None:
         """Begins to answer."""
-        self._server.start()
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
 
     def stop(self, grace_s: float) -> None:
-        """Refuses new calls, lets those under way end, and returns when all have."""
-        self._server.stop(grace_s).wait()
+        """Refuses new calls, lets those under way end, and returns when all have. It cannot start again."""
+        if self._loop.is_closed():
+            return
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._server.stop(grace_s), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        else:
+            self._loop.run_until_complete(self._server.stop(None))
+        for pool in (self._threads, self._stream_threads):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._loop.close()
 
     def _handlers(self) -> dict[str, Any]:
         return {
@@ -77,75 +104,112 @@ class GrpcService:
             "SendReport": grpc.unary_unary_rpc_method_handler(self._send_report),
         }
 
-    def _enroll(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    async def _enroll(self, data: bytes, context: Context) -> bytes:
         def answer() -> Message:
             self._callers.limit.check(_peer(context))
             return self._federation.enroll(wire.parse(pb.EnrollRequest(), data))
 
-        return self._answered("Enroll", context, "enroll", answer)
+        return await self._answered("Enroll", context, "enroll", answer)
 
-    def _check_in(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    async def _check_in(self, data: bytes, context: Context) -> bytes:
         def answer() -> Message:
             client_id = self._caller("CheckIn", data, context)
             self._federation.metrics.moved("check_in_requests", len(data))
             return self._federation.check_in(client_id, wire.parse(pb.CheckInRequest(), data))
 
-        return self._answered("CheckIn", context, "check_in_replies", answer)
+        return await self._answered("CheckIn", context, "check_in_replies", answer)
 
-    def _send_report(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    async def _send_report(self, data: bytes, context: Context) -> bytes:
         def answer() -> Message:
             client_id = self._caller("SendReport", data, context)
             self._federation.metrics.moved("reports", len(data))
             return self._federation.send_report(client_id, wire.parse(pb.Report(), data))
 
-        return self._answered("SendReport", context, "acks", answer)
+        return await self._answered("SendReport", context, "acks", answer)
 
-    def _stream_guides(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        try:
+    async def _stream_guides(self, data: bytes, context: Context) -> None:
+        """Sends chunk after chunk, each when gRPC has taken the one before: one is held at any time.
+
+        An iterator that answers None has its next segment not ready; it is asked again a little later. One
+        that is given up needs no closing: nobody else refers to it.
+        """
+
+        def begin() -> Iterator[pb.GuideChunk | None]:
             client_id = self._caller("StreamGuides", data, context)
-            chunks = self._federation.stream_guides(client_id, wire.parse(pb.StreamGuidesRequest(), data))
-            for chunk in chunks:
-                if chunk is None:
-                    time.sleep(0.02)
+            return self._federation.stream_guides(client_id, wire.parse(pb.StreamGuidesRequest(), data))
+
+        try:
+            chunks = await self._in(self._threads, begin)
+            while not isinstance(
+                encoded := await self._in(self._stream_threads, lambda: _next(chunks)), _End
+            ):
+                if encoded is None:
+                    await asyncio.sleep(_NOT_READY_S)
                     continue
-                encoded = chunk.SerializeToString()
                 self._federation.metrics.moved("guides", len(encoded))
-                yield encoded
+                if not await _written(encoded, context):
+                    raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            self._count("StreamGuides", "CANCELLED")
+            raise
         except Exception as error:
-            self._abort("StreamGuides", context, error)
+            await self._abort("StreamGuides", context, error)
         self._count("StreamGuides", "OK")
 
-    def _caller(self, method: str, data: bytes, context: grpc.ServicerContext) -> str:
+    def _caller(self, method: str, data: bytes, context: Context) -> str:
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         path = f"/{_SERVICE}/{method}"
         return self._callers.device(metadata, lambda time_ms: wire.signed_call(path, time_ms, data))
 
-    def _answered(
-        self, method: str, context: grpc.ServicerContext, kind: str, answer: Callable[[], Message]
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[[], Answer]) -> Answer:
+        return await self._loop.run_in_executor(pool, work)
+
+    async def _answered(
+        self, method: str, context: Context, kind: str, answer: Callable[[], Message]
     ) -> bytes:
         try:
-            encoded = answer().SerializeToString()
+            encoded = await self._in(self._threads, lambda: answer().SerializeToString())
         except Exception as error:
-            self._abort(method, context, error)
+            await self._abort(method, context, error)
         self._federation.metrics.moved(kind, len(encoded))
         self._count(method, "OK")
         return encoded
 
-    def _abort(self, method: str, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    async def _abort(self, method: str, context: Context, error: Exception) -> NoReturn:
         status, detail = "UNAVAILABLE", "the service cannot answer now: repeat later"
         if isinstance(error, wire.WireError):
             status, detail = error.status, error.detail
         elif isinstance(error, StoreError):
             self._failed(error)
         else:
-            _LOG.exception("%s failed", method)
+            _LOG.error("%s failed", method, exc_info=error)
         self._count(method, status)
-        context.abort(getattr(grpc.StatusCode, status), detail)
+        await context.abort(getattr(grpc.StatusCode, status), detail)
 
     def _count(self, method: str, status: str) -> None:
         self._federation.metrics.requests.labels(method, status).inc()
 
 
-def _peer(context: grpc.ServicerContext) -> str:
+class _End:
+    """What an iterator at its end answers: StopIteration cannot leave a future."""
+
+
+def _next(chunks: Iterator[pb.GuideChunk | None]) -> bytes | _End | None:
+    for chunk in chunks:
+        return None if chunk is None else chunk.SerializeToString()
+    return _End()
+
+
+async def _written(encoded: bytes, context: Context) -> bool:
+    """Whether gRPC has taken a message. It raises an error of its own where the device has just gone."""
+    try:
+        await context.write(encoded)
+    except Exception as error:
+        _LOG.debug("a stream of guides broke: %s", error)
+        return False
+    return True
+
+
+def _peer(context: Context) -> str:
     """The caller's address without its port: ipv4:127.0.0.1:4711 -> ipv4:127.0.0.1."""
     return str(context.peer()).rpartition(":")[0]

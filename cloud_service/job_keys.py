@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0.0, 0.999999),
     "isotropic_fraction": (0.0, 1.0),
     "guide_staleness": (0, 1),
-    "guide_level": (0, 16),
+    "guide_level": (0, 9),
     "guide_cosine": (0.0, 1.0),
     "boundary": (1, 65_536),
     "per_prefix": (1, 65_536),

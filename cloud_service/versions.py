@@ -21,8 +21,9 @@ from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
 from cloud_service.store import guide_segments, guides, reports, tasks, versions
+from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
-from device_runtime.zo.version import adapter_sha256, decode_delta, encode_delta
+from device_runtime.zo.version import adapter_sha256
 from protos import federation_pb2 as pb
 
 Float32 = NDArray[np.float32]

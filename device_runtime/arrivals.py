@@ -12,7 +12,7 @@ from typing import Protocol
 
 from protos import federation_pb2 as pb
 
-from .errors import ArtifactError, BadArtifact, CooperLLMError, Stopped
+from .errors import ArtifactError, BadArtifact, Stopped
 from .guides import GuideAssembly, Piece, check_guides
 
 WAIT_S = 0.1  # between two looks at whether work was stopped
@@ -45,7 +45,7 @@ class Arrivals:
         self._assembly, self._keeper = GuideAssembly(announced, counts), keeper
         self._stream, self._stopped = stream, stopped
         self._changed = threading.Condition()
-        self._error: CooperLLMError | None = None
+        self._error: Exception | None = None
         self._closed = False
         self._waiting = {(guide.sha256, segment) for guide in announced for segment in guide.segments}
         for guide, segment in sorted(self._waiting):
@@ -80,7 +80,7 @@ class Arrivals:
     def _run(self) -> None:
         try:
             self._receive(last=False)
-        except CooperLLMError as error:
+        except Exception as error:  # whatever it is: those who wait must hear of it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

@@ -23,11 +23,16 @@ rules:
 
 Noise before a `boundary` may be that of other directions and vanish from a difference, so a share is taken
 from there on. The rules bound energies. They do not know the gradient, and bound nothing across rounds.
+
+Facts are gathered segment by segment, so that guides may come and go one segment at a time (`Weighing`). So
+that no power overflows, a segment's sums are in units of its own largest entry u_k, and count
+(u_k / max_k u_k)^2 times when they are combined. Where even the fourth power of that ratio is zero in
+float64, a segment counts as empty: the grid rounds what is there to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +67,7 @@ class Supplies(NamedTuple):
 
 
 class _Squares(NamedTuple):
-    """Bounds of every z_i^2 of one segment, float64."""
+    """Bounds of every z_i^2 of one segment, float64, in units of the largest."""
 
     least: NDArray[np.float64]
     most: NDArray[np.float64]
@@ -83,30 +88,104 @@ class _Squares(NamedTuple):
         return float(np.nanmin(spreads)) if fourth[-1] > 0 else np.inf
 
 
+class _Facts(NamedTuple):
+    """What is kept of a form in one segment: sums in units of `unit`^2, the square of its largest entry."""
+
+    unit: float
+    least: float
+    most: float
+    spread: float
+    parameters: int
+
+
+class Weighing:
+    """Counts a task's scalars by where the energy of their directions lies, one segment after the other.
+
+    `guides` are the names of those that the task may speak of. Call add_segment() once for each of
+    `segments`, in any order, then verdict().
+
+    Raises BudgetExceeded where directions repeat noise: report it, nothing was disclosed.
+    """
+
+    def __init__(self, task: pb.DirectionsTask, guides: Collection[bytes], head_segment: int) -> None:
+        _check_noise(task)
+        self._head_segment = head_segment
+        self._facts: dict[Form, dict[int, _Facts]] = {}
+        self._counts: list[tuple[Form, int]] = []
+        for direction, form in _forms(task):
+            self._facts.setdefault(form, {})
+            self._counts.append((form, max(1, direction.count)))
+        self._known = frozenset(guides)
+
+    @property
+    def segments(self) -> list[int]:
+        """All segments in which a direction is active, ascending."""
+        return sorted({segment for form in self._facts for segment in form.active_segments})
+
+    def add_segment(
+        self,
+        segment: int,
+        parameters: int,
+        scale: NDArray[np.float32] | None,
+        guides: Mapping[bytes, NDArray[np.float32]],
+    ) -> None:
+        """One pass over a segment for every form. `scale` (None for 1) and `guides`, zero where there is
+        none, are the segment's own values, float32 (parameters,); none is kept.
+        """
+        for form, facts in self._facts.items():
+            if segment in form.active_segments:
+                facts[segment] = _facts_of(*_magnitudes(form, parameters, scale, guides))
+
+    def verdict(self) -> Disclosure:
+        """What the task discloses, once every segment was added.
+
+        Raises BudgetExceeded where a direction is concentrated on too few parameters, UnsupportedTask where
+        one is not finite, names an unknown guide or was not seen whole: report it, nothing was disclosed.
+        """
+        guided: tuple[tuple[bytes, float], ...] = ()  # the first combination of guides
+        of_head: dict[Form, bool] = {}
+        for form, facts in self._facts.items():
+            guided = guided or form.guides
+            of_head[form] = self._is_of_head(form, facts) or form.guides not in ((), guided)
+        scalars = sum(count for _, count in self._counts)
+        return Disclosure(scalars, sum(count for form, count in self._counts if of_head[form]))
+
+    def _is_of_head(self, form: Form, facts: Mapping[int, _Facts]) -> bool:
+        """Whether scalars of this form count as the head's alone."""
+        if form.active_segments and not self._known.issuperset(name for name, _ in form.guides):
+            raise UnsupportedTask("a direction names a guide that was not sent: correct the task")
+        if len(facts) < len(set(form.active_segments)):
+            raise UnsupportedTask("a direction was not seen in all of its segments: stream the guides again")
+        if not all(np.isfinite(each.unit) for each in facts.values()):
+            raise UnsupportedTask(
+                "a direction is not finite: correct the task's scale, guides or coefficients"
+            )
+        largest = max((each.unit for each in facts.values()), default=0.0) or 1.0
+        head = rest = 0.0
+        for segment in dict.fromkeys(form.active_segments):
+            each = facts[segment]
+            share = (each.unit / largest) ** 2
+            _check_spread(segment, each.spread if share**2 > 0 else np.inf, each.parameters)
+            if segment == self._head_segment:
+                head = share * each.most
+            elif segment >= form.boundary:
+                rest += share * each.least
+        return form.isotropic_scale == 0 or head > LARGEST_SHARE * (head + rest)
+
+
 def weigh(
     task: pb.DirectionsTask, supplies: Supplies, spans: Mapping[int, slice], head_segment: int
 ) -> Disclosure:
-    """Counts a task's scalars by where the energy of their directions lies; one pass over the active
-    parameters for every form.
-
-    `spans` says where in the adapter a segment's parameters are.
-
-    Raises BudgetExceeded where a direction is concentrated on too few parameters, or repeats noise: report
-    it, nothing was disclosed.
+    """What `Weighing` finds, where scale and guides are here whole. `spans` says where in the adapter a
+    segment's parameters are. Raises what `Weighing` does.
     """
-    _check_noise(task)
-    scalars = head_scalars = 0
-    weighed: dict[Form, bool] = {}
-    guided: tuple[tuple[bytes, float], ...] = ()  # the first combination of guides
-    for direction, form in _forms(task):
-        guided = guided or form.guides
-        if form not in weighed:
-            of_head = _is_of_head(form, supplies, spans, head_segment)
-            weighed[form] = of_head or form.guides not in ((), guided)
-        count = max(1, direction.count)
-        scalars += count
-        head_scalars += count * weighed[form]
-    return Disclosure(scalars, head_scalars)
+    weighing = Weighing(task, supplies.guides, head_segment)
+    for segment in weighing.segments:
+        span = spans[segment]
+        scale = None if supplies.scale is None else supplies.scale[span]
+        guides = {name: slices[segment] for name, slices in supplies.guides.items() if segment in slices}
+        weighing.add_segment(segment, span.stop - span.start, scale, guides)
+    return weighing.verdict()
 
 
 def _forms(task: pb.DirectionsTask) -> Iterator[tuple[pb.Direction, Form]]:
@@ -118,55 +197,42 @@ def _forms(task: pb.DirectionsTask) -> Iterator[tuple[pb.Direction, Form]]:
             yield direction, form
 
 
-def _is_of_head(form: Form, supplies: Supplies, spans: Mapping[int, slice], head_segment: int) -> bool:
-    """Whether scalars of this form count as the head's alone. Raises BudgetExceeded."""
-    squares = _squares(form, supplies, spans)
-    for segment, bounds in squares.items():
-        wanted = min(LEAST_SPREAD, SMALL_SEGMENT_FRACTION * len(bounds.most))
-        if (found := bounds.spread()) < wanted:
-            raise BudgetExceeded(
-                f"a direction lies on {found:.1f} parameters of segment {segment} in effect, at least "
-                f"{wanted:g} disclosed about: spread its scale or guide"
-            )
-    body = [segment for segment in squares if segment != head_segment and segment >= form.boundary]
-    rest = sum(float(squares[segment].least.sum()) for segment in body)
-    head = float(squares[head_segment].most.sum()) if head_segment in squares else 0.0
-    return form.isotropic_scale == 0 or head > LARGEST_SHARE * (head + rest)
+def _check_spread(segment: int, found: float, parameters: int) -> None:
+    wanted = min(LEAST_SPREAD, SMALL_SEGMENT_FRACTION * parameters)
+    if found < wanted:
+        raise BudgetExceeded(
+            f"a direction lies on {found:.1f} parameters of segment {segment} in effect, at least "
+            f"{wanted:g} disclosed about: spread its scale or guide"
+        )
 
 
-def _squares(form: Form, supplies: Supplies, spans: Mapping[int, slice]) -> dict[int, _Squares]:
-    """Bounds of z_i^2 by segment, in units of the largest z_i^2, so that no power overflows.
-
-    Raises UnsupportedTask where one is not finite.
-    """
-    bounds = {segment: _magnitudes(form, segment, supplies, spans) for segment in form.active_segments}
-    largest = max(float(np.max(most, initial=0.0)) for _, most in bounds.values())
-    if not np.isfinite(largest):
-        raise UnsupportedTask("a direction is not finite: correct the task's scale, guides or coefficients")
-    unit = largest or 1.0
-    return {
-        segment: _Squares((low / unit) ** 2, (high / unit) ** 2) for segment, (low, high) in bounds.items()
-    }
+def _facts_of(low: NDArray[np.float64], high: NDArray[np.float64]) -> _Facts:
+    """Of the least and the largest magnitudes of a segment's entries."""
+    unit = float(np.max(high, initial=0.0))
+    if unit == 0 or not np.isfinite(unit):
+        return _Facts(unit, 0.0, 0.0, np.inf, len(high))
+    squares = _Squares((low / unit) ** 2, (high / unit) ** 2)
+    sums = float(squares.least.sum()), float(squares.most.sum())
+    return _Facts(unit, *sums, squares.spread(), len(high))
 
 
 def _magnitudes(
-    form: Form, segment: int, supplies: Supplies, spans: Mapping[int, slice]
+    form: Form,
+    parameters: int,
+    scale: NDArray[np.float32] | None,
+    guides: Mapping[bytes, NDArray[np.float32]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The least and the largest magnitude of each entry of z in a segment, whatever the noise's signs."""
-    span = spans[segment]
-    noise = np.full(span.stop - span.start, abs(form.isotropic_scale))
-    with np.errstate(over="ignore", invalid="ignore"):  # checked by the caller
-        if supplies.scale is not None:
-            noise *= supplies.scale[span]
+    noise = np.full(parameters, abs(form.isotropic_scale))
+    with np.errstate(over="ignore", invalid="ignore"):  # checked in the verdict
+        if scale is not None:
+            noise *= scale
         if not form.guides:
             return noise, noise
         guided = np.zeros_like(noise)
-        for sha256, coefficient in form.guides:
-            if sha256 not in supplies.guides:
-                raise UnsupportedTask("a direction names a guide that was not sent: correct the task")
-            slices = supplies.guides[sha256]
-            if segment in slices:
-                guided += coefficient * slices[segment].astype(np.float64)
+        for name, coefficient in form.guides:
+            if name in guides:
+                guided += coefficient * guides[name].astype(np.float64)
         guided = np.abs(guided)
         return np.abs(noise - guided), noise + guided
 

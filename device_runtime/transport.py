@@ -34,8 +34,13 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),  # the pauses that matter are Retry's
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # What gRPC makes of it is how long an attempt to connect may take: several round trips of a slow link.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # What a stream may have under way, instead of a guess that grows to megabytes behind a slow link: as much
+    # is lost when the link breaks, and held in the cloud while it stalls. Enough for 30 Mbit/s over 70 ms.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
     ("grpc.enable_retries", 0),
 ]
 

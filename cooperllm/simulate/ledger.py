@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cooperllm.simulate.processes import Event
-from cooperllm.simulate.timeline import Span
+from cooperllm.simulate.timeline import CLOUD, Span
 
-SERVICE = "cloud"
+SERVICE = CLOUD
 
 
 def device_name(number: int) -> str:
@@ -149,5 +149,6 @@ class Ledger:
                     float(span["start_ms"]),
                     float(span["end_ms"]),
                     body.get("round"),
+                    span.get("segment"),
                 )
             )

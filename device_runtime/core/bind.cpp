@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_code.h"
 #include "bind_core.h"
 #include "zo.h"
 
@@ -160,7 +161,8 @@ void bind_kernels(nb::module_& m) {
       .value("PROGRAM_MISMATCH", ZO_PROGRAM_MISMATCH)
       .value("OUT_OF_MEMORY", ZO_OUT_OF_MEMORY)
       .value("LOSS_NOT_FINITE", ZO_LOSS_NOT_FINITE)
-      .value("STOPPED", ZO_STOPPED);
+      .value("STOPPED", ZO_STOPPED)
+      .value("DAMAGED", ZO_DAMAGED);
   nb::class_<SliceDirection>(m, "SliceDirection", "A direction on one slice; guides are (values, coefficient) pairs.")
       .def(nb::init<uint64_t, double, std::optional<Values>, Guides, uint64_t>(), "seed"_a, "isotropic_scale"_a,
            "scale"_a.none(), "guides"_a, "count"_a);
@@ -202,5 +204,6 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // an application may keep our objects in its modules until the interpreter ends
   m.doc() = "The device core: kernels of the adapter's arithmetic, and programs that run with it.";
   bind_kernels(m);
+  cooperllm::bind_code(m);
   cooperllm::bind_core(m);
 }

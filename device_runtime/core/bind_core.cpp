@@ -40,6 +40,8 @@ const char* name_of(zo_status status) {
       return "LOSS_NOT_FINITE";
     case ZO_STOPPED:
       return "STOPPED";
+    case ZO_DAMAGED:
+      return "DAMAGED";
   }
   return "UNKNOWN";
 }

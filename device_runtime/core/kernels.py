@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.core import _core
+from device_runtime.zo import version
 from device_runtime.zo.direction import Direction, Guide, refuse_below_grid
-from device_runtime.zo.errors import NotFinite, OutOfRange, ZoError
+from device_runtime.zo.errors import CodeError, NotFinite, OutOfRange, ZoError
 from device_runtime.zo.layout import Layout, LayoutTensor
 from device_runtime.zo.spsa import Update
 
@@ -128,3 +129,64 @@ def _raise_unless_ok(status: _core.Status, tensor: LayoutTensor) -> None:
     if status is not _core.Status.OK:
         error = _ERRORS.get(status, ZoError)
         raise error(f"{tensor.name}: {_core.message(status)}")
+
+
+def encode_integers(values: NDArray[np.int32]) -> bytes:
+    """Return the stream of int32 (m,), as device_runtime.zo.code does: the same bytes."""
+    return _core.encode_integers(np.ascontiguousarray(values))
+
+
+def decode_integers(data: bytes, count: int) -> NDArray[np.int32]:
+    """Return the int32 (count,) of a stream, as device_runtime.zo.code does.
+
+    Raises CodeError when the stream is damaged: the caller fetches it again.
+    """
+    values = np.empty(count, np.int32)
+    _raise_unless_decoded(_core.decode_integers(data, values))
+    return values
+
+
+def encode_delta(before: NDArray[np.float32], after: NDArray[np.float32], layout: Layout) -> bytes:
+    """Return the delta between two adapters, as device_runtime.zo.version does.
+
+    Raises LayoutError when either is not of the layout: a mistake of the caller.
+    """
+    return version.encode_delta(before, after, layout, encode_integers)
+
+
+def decode_delta(delta: bytes, before: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """Return the adapter that a delta leads to, as device_runtime.zo.version does.
+
+    Raises VersionError when the delta is damaged, or made for another adapter: the caller fetches a snapshot.
+    """
+    return version.decode_delta(delta, before, layout, decode_integers)
+
+
+def encode_guide(values: NDArray[np.float32], step: float) -> bytes:
+    """Return a segment of a guide, encoded as device_runtime.zo.guide_code does: the same bytes.
+
+    Raises NotFinite or OutOfRange: the caller drops the guide, or takes a larger step.
+    """
+    status, encoded = _core.encode_guide(np.ascontiguousarray(values), step)
+    if status is _core.Status.OUT_OF_RANGE:
+        raise OutOfRange(
+            "a guide has values of 2^31 steps, or its step is no positive float32: change the step"
+        )
+    if status is not _core.Status.OK:
+        raise _ERRORS.get(status, ZoError)(_core.message(status))
+    return encoded
+
+
+def decode_guide(data: bytes, count: int) -> NDArray[np.float32]:
+    """Return the float32 (count,) of an encoded segment, as device_runtime.zo.guide_code does: the same bits.
+
+    Raises CodeError when it is damaged or of another number of values: the caller fetches it again.
+    """
+    values = np.empty(count, np.float32)
+    _raise_unless_decoded(_core.decode_guide(data, values))
+    return values
+
+
+def _raise_unless_decoded(status: _core.Status) -> None:
+    if status is not _core.Status.OK:
+        raise CodeError(_core.message(status))

@@ -28,6 +28,8 @@ const char* zo_status_message(zo_status status) noexcept {
       return "the loss is not finite: use a smaller epsilon or learning rate";
     case ZO_STOPPED:
       return "stopped; the adapter is as it was";
+    case ZO_DAMAGED:
+      return "a coded stream is damaged: fetch it again";
   }
   return "an unknown status: update the app";
 }

@@ -32,7 +32,8 @@ again */
 right bundle */
   ZO_OUT_OF_MEMORY = 8,   /* a buffer could not be had: use smaller batches */
   ZO_LOSS_NOT_FINITE = 9, /* the loss is NaN or infinite: smaller epsilon or learning rate */
-  ZO_STOPPED = 10         /* stop() was called; the adapter is as it was */
+  ZO_STOPPED = 10,        /* stop() was called; the adapter is as it was */
+  ZO_DAMAGED = 11         /* a coded stream is damaged, truncated or too long: fetch it again */
 } zo_status;
 
 /* One line for people, never null; also for numbers outside the enum. */

@@ -9,6 +9,8 @@ same bits. This package is a leaf: it imports the standard library and NumPy, no
     direction  z, its rounded form k, and the checks before the first perturbation
     spsa       perturb, measure, restore, update: the slow twin of the local update
     version    one adapter version from the one before it: records and deltas
+    code       integers in few bytes, for guides and deltas (tables in code_tables)
+    guide_code a guide's segment, quantised and coded
 
 Conventions, where a formula leaves room:
 

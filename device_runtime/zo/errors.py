@@ -36,3 +36,7 @@ class BelowGrid(ZoError):
 
 class VersionError(ZoError):
     """A delta is damaged or made for another adapter. Drop it and fetch a snapshot."""
+
+
+class CodeError(ZoError):
+    """A coded stream is damaged, truncated or too long. Drop it and fetch it again."""

@@ -56,7 +56,7 @@ class FakeDevice:
             address,
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.min_reconnect_backoff_ms", 10_000),
                 ("grpc.max_reconnect_backoff_ms", 200),
             ],
         )

@@ -32,6 +32,37 @@ def test_spans_become_complete_events_in_microseconds(tmp_path: Path) -> None:
     assert lanes == ["downlink", "compute", "uplink"]
 
 
+def test_segments_have_lanes_of_their_own_and_one_colour_in_all() -> None:
+    spans = [
+        *SPANS,
+        Span("cloud", "guide_sampled", 990.0, 1_000.0, 1, 2),
+        Span("device-0", "guide_sent", 1_000.0, 1_001.0, 1, 2),
+        Span("device-0", "guide_arrived", 1_000.0, 1_004.0, 1, 2),
+        Span("device-0", "perturb", 1_004.0, 1_005.0, 1, 2),
+        Span("device-0", "run", 1_005.0, 1_050.0, 1, 2),
+        Span("device-0", "scalars_sent", 1_050.0, 1_051.0, 1),
+    ]
+    events = timeline.chrome_trace(spans)["traceEvents"]
+    lanes = {
+        process: [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == process]
+        for process in (1, 2)
+    }
+    assert lanes[1] == ["guide sampled", "aggregate"]
+    assert lanes[2] == [
+        "guide sent", "downlink", "guide arrived", "compute", "perturb", "run", "uplink", "scalars sent",
+    ]  # fmt: skip
+    named = [event for event in events if event["ph"] == "X" and event["name"] == "segment 2"]
+    assert [event["cat"] for event in named] == [
+        "guide sampled",
+        *lanes[2][:1],
+        *lanes[2][2:3],
+        *lanes[2][4:6],
+    ]
+    assert {(event["args"]["round"], event["args"]["segment"]) for event in named} == {(1, 2)}
+    # What is told by segment is a closer look at the rest, not more of it.
+    assert timeline.busy_s(spans) == timeline.busy_s(SPANS)
+
+
 def test_busy_time_is_the_devices_alone() -> None:
     assert timeline.busy_s(SPANS) == pytest.approx({"downlink": 0.004, "compute": 0.0525, "uplink": 0.0015})
 

@@ -292,5 +292,5 @@ def test_arguments_that_are_not_allowed() -> None:
 
 def test_every_status_has_its_line() -> None:
     lines = [_core.message(status) for status in Status]
-    assert len(set(lines)) == len(lines) == 11
+    assert len(set(lines)) == len(lines) == 12
     assert all(line and "\n" not in line for line in lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -68,8 +66,8 @@ def test_damaged_deltas_are_refused() -> None:
             result = decode_delta(bytes(bad), before, LAYOUT)
         except VersionError:
             continue
-        assert adapter_sha256(result) == adapter_sha256(after)  # a bit that zlib does not look at
-    for wrong in (delta + b"x", delta[:80] + zlib.compress(b"\0" * 1000)):
+        assert adapter_sha256(result) == adapter_sha256(after)  # a bit that nothing looks at
+    for wrong in (delta + b"x", delta[:80] + b"x" + delta[80:], delta[:80]):
         with pytest.raises(VersionError):
             decode_delta(wrong, before, LAYOUT)
     with pytest.raises(VersionError, match="another adapter"):
@@ -78,11 +76,10 @@ def test_damaged_deltas_are_refused() -> None:
         decode_delta(delta, before[:-1], LAYOUT)
 
 
-def test_a_delta_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
+def test_a_delta_of_a_former_format_is_refused() -> None:
     delta = encode_delta(zeros(), zeros(), LAYOUT)
-    bomb = zlib.compress(b"\0" * 50_000_000, 9)
-    with pytest.raises(VersionError, match="does not unpack"):
-        decode_delta(delta[:80] + bomb, zeros(), LAYOUT)
+    with pytest.raises(VersionError, match="this release"):
+        decode_delta(delta[:8] + b"\1" + delta[9:], zeros(), LAYOUT)
 
 
 def test_an_adapter_off_its_grid_makes_no_delta() -> None:
