@@ -8,6 +8,7 @@ import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.BadArtifact
 import org.cooperllm.runtime.UnsupportedTask
 import org.cooperllm.runtime.zo.FloatVector
+import org.cooperllm.runtime.zo.GuideCode
 import org.cooperllm.runtime.zo.Layout
 import java.io.ByteArrayOutputStream
 import java.nio.ByteBuffer
@@ -154,6 +155,7 @@ internal class GuideAssembly(
             data: ByteArray,
             count: Int,
         ): FloatVector {
+            if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count)
             if (encoding != GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE) {
                 throw UnsupportedTask("guide encoding $encoding is not known here: update the app")
             }
