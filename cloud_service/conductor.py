@@ -23,12 +23,13 @@ from sqlalchemy.engine import Row
 
 from cloud_service import leases, opening, rounds
 from cloud_service.chain import wanted_scores
+from cloud_service.compression import AS_SAMPLED
 from cloud_service.directions import Float32, Guides
 from cloud_service.federation import Federation
 from cloud_service.head_share import counts_as_head
+from cloud_service.levels import level_of, same_for
 from cloud_service.plan import CohortMember, RoundPlan, RoundState
 from cloud_service.preparation import Preparation
-from cloud_service.shelf import AS_SAMPLED
 from cloud_service.store import jobs, latest_version, one, unfinished_round, versions
 from cloud_service.store import metrics as metric_rows
 from cloud_service.store import rounds as round_rows
@@ -167,7 +168,7 @@ class Conductor:
         settings = opening.staged(opening.divided(whole, split), self.federation.schedule, state)
         of_head = counts_as_head(settings, found, sampled, self.preparation.scale(), self.layout)
         settings = replace(settings, counts_as_head=of_head)
-        chosen = [replace(item, guide_level=self._level(item)) for item in known if item.client_id in cohort]
+        chosen = self._levelled(number, [item for item in known if item.client_id in cohort])
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
         facts = opening.decided(split, self.federation.schedule, state)
         self._commit_opening(number, plan, cohort, facts)
@@ -185,8 +186,16 @@ class Conductor:
         assert found is not None  # announced or sampled
         return found, next(iter(self.shelf.received(of, [AS_SAMPLED]).values()), None)
 
-    def _level(self, member: CohortMember) -> int:
-        return self.job.guide_level or AS_SAMPLED
+    def _levelled(self, number: int, members: list[CohortMember]) -> list[CohortMember]:
+        """The members, each with the level of compression at which it receives the round's guide."""
+        with self.store.transaction() as connection:
+            found = {
+                member.client_id: level_of(connection, self.shelf, self.job, number, member.client_id)
+                for member in members
+            }
+        if self.job.directions == "shared":
+            found = same_for(found)
+        return [replace(member, guide_level=found[member.client_id]) for member in members]
 
     def _commit_opening(
         self,

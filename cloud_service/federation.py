@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,10 @@ from sqlalchemy.engine import Connection, Row
 from cloud_service import acceptance, guide_stream, leases, messages, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.chain import ChainSettings
+from cloud_service.compression import rate_after
+from cloud_service.deliveries import Deliveries
 from cloud_service.job import Job
+from cloud_service.levels import level_of
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
 from cloud_service.plan import RoundPlan
@@ -58,6 +61,7 @@ class Federation:
     clock_ms: Callable[[], int] = now_ms
     schedule: ChainSettings | None = None  # of a ChainFed job
     split: SplitSettings | None = None  # of a FedSPZO job
+    deliveries: Deliveries = field(default_factory=Deliveries)
 
     @property
     def times(self) -> leases.LeaseTimes:
@@ -66,6 +70,14 @@ class Federation:
     @property
     def chain(self) -> Chain:
         return Chain(self.artifacts, self.layout, self.job.version_form)
+
+    def _keep_rate(self, connection: Connection, client_id: str, measured: float) -> None:
+        """A report's measurement of the link comes in time for the next round, a check-in's would not."""
+        where = clients.c.client_id == client_id
+        before = connection.execute(sa.select(clients.c.download_bytes_per_s).where(where)).scalar_one()
+        rate = rate_after(before, measured)
+        if rate != before:
+            connection.execute(sa.update(clients).where(where).values(download_bytes_per_s=rate))
 
     def enroll(self, request: pb.EnrollRequest) -> pb.EnrollReply:
         """Registers a key; the same key always gets the same client id."""
@@ -102,7 +114,7 @@ class Federation:
 
     def _keep_facts(self, connection: Connection, known: Row[Any], request: pb.CheckInRequest) -> Row[Any]:
         """Writes down what a check-in says, unless it says nothing new: a waiting client asks often."""
-        facts = self._facts(request)
+        facts = self._facts(known, request)
         news = any(getattr(known, name) != value for name, value in facts.items())
         if not news and self.clock_ms() - known.last_seen_ms < SEEN_EVERY_MS:
             return known
@@ -110,7 +122,7 @@ class Federation:
         connection.execute(sa.update(clients).where(where).values(**facts, last_seen_ms=self.clock_ms()))
         return connection.execute(sa.select(clients).where(where)).one()
 
-    def _facts(self, request: pb.CheckInRequest) -> dict[str, Any]:
+    def _facts(self, known: Row[Any], request: pb.CheckInRequest) -> dict[str, Any]:
         budget = request.budget
         scalars = budget.max_scalars_per_round
         if not request.bundle_sha256:
@@ -125,7 +137,7 @@ class Federation:
             "max_head_scalars": budget.max_head_scalars_per_round,
             "min_batch_examples": budget.min_batch_examples,
             "train_examples": request.train_examples,
-            "download_bytes_per_s": request.download_bytes_per_s,
+            "download_bytes_per_s": rate_after(known.download_bytes_per_s, request.download_bytes_per_s),
         }
 
     def _answer(self, connection: Connection, client: Row[Any]) -> pb.CheckInReply:
@@ -180,7 +192,8 @@ class Federation:
         expired = leases.takeover(connection, out.number, client.client_id)
         if expired is None:
             return None
-        newcomer, plan = member(client), self._plan(out.plan_sha256)
+        plan = self._plan(out.plan_sha256)
+        newcomer = member(client, self._level(connection, plan, client.client_id))
         if not may_join(self.job, self.layout, self.active_segments, newcomer, plan.scores):
             return None
         plan, _ = rounds.refill(plan, newcomer, self.layout)
@@ -191,6 +204,12 @@ class Federation:
         lease = leases.replace(connection, expired, client.client_id, self.times)
         leases.name_guides(connection, plan)
         return lease, name
+
+    def _level(self, connection: Connection, plan: RoundPlan, client_id: str) -> int:
+        """That of the others where all need the same."""
+        if plan.settings.directions == "shared" and plan.levels():
+            return plan.levels()[-1]
+        return level_of(connection, self.shelf, self.job, plan.round, client_id)
 
     def _plan(self, name: str) -> RoundPlan:
         return RoundPlan.from_bytes(self.artifacts.get(name))
@@ -241,6 +260,7 @@ class Federation:
                     received_ms=self.clock_ms(),
                 )
             )
+            self._keep_rate(connection, client_id, report.timing.download_bytes_per_s)
         self.metrics.reports.labels(pb.ReportStatus.Name(report.status)).inc()
         self.wake()
         return pb.Ack()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
@@ -134,21 +135,23 @@ class GrpcService:
         that is given up needs no closing: nobody else refers to it.
         """
 
-        def begin() -> Iterator[pb.GuideChunk | None]:
+        def begin() -> tuple[str, Iterator[pb.GuideChunk | None]]:
             client_id = self._caller("StreamGuides", data, context)
-            return self._federation.stream_guides(client_id, wire.parse(pb.StreamGuidesRequest(), data))
+            request = wire.parse(pb.StreamGuidesRequest(), data)
+            return request.task_id, self._federation.stream_guides(client_id, request)
 
         try:
-            chunks = await self._in(self._threads, begin)
-            while not isinstance(
-                encoded := await self._in(self._stream_threads, lambda: _next(chunks)), _End
-            ):
-                if encoded is None:
+            task_id, chunks = await self._in(self._threads, begin)
+            while not isinstance(found := await self._in(self._stream_threads, lambda: _next(chunks)), _End):
+                if found is None:
                     await asyncio.sleep(_NOT_READY_S)
                     continue
+                segment, encoded = found
                 self._federation.metrics.moved("guides", len(encoded))
+                start_ms = 1000 * time.time()
                 if not await _written(encoded, context):
                     raise asyncio.CancelledError
+                self._federation.deliveries.took(task_id, segment, start_ms, 1000 * time.time())
         except asyncio.CancelledError:
             self._count("StreamGuides", "CANCELLED")
             raise
@@ -194,9 +197,10 @@ class _End:
     """What an iterator at its end answers: StopIteration cannot leave a future."""
 
 
-def _next(chunks: Iterator[pb.GuideChunk | None]) -> bytes | _End | None:
+def _next(chunks: Iterator[pb.GuideChunk | None]) -> tuple[int, bytes] | _End | None:
+    """The next chunk's segment and bytes; None where none is ready."""
     for chunk in chunks:
-        return None if chunk is None else chunk.SerializeToString()
+        return None if chunk is None else (chunk.segment, chunk.SerializeToString())
     return _End()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cloud_service import estimators, messages
+from cloud_service.compression import AS_SAMPLED
 from cloud_service.directions import Float32, Guides
 from cloud_service.plan import RoundSettings
-from cloud_service.shelf import AS_SAMPLED
 from device_runtime.concentration import Supplies, weigh
 from device_runtime.errors import BudgetExceeded
 from device_runtime.zo.layout import Layout

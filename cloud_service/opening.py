@@ -136,10 +136,15 @@ def _stage_facts(now: ChainState, stage: Stage) -> dict[str, Any]:
     }
 
 
-def member(row: Row[Any]) -> CohortMember:
+def member(row: Row[Any], guide_level: int = 0) -> CohortMember:
     """A client's row as a candidate for a cohort."""
     return CohortMember(
-        row.client_id, row.train_examples, row.max_scalars, row.max_head_scalars, row.min_batch_examples
+        row.client_id,
+        row.train_examples,
+        row.max_scalars,
+        row.max_head_scalars,
+        row.min_batch_examples,
+        guide_level,
     )
 
 

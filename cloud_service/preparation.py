@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from safetensors.numpy import load, save
 
 from cloud_service.artifacts import Artifacts
+from cloud_service.compression import AS_SAMPLED
 from cloud_service.directions import Float32, Float64, Guides
 from cloud_service.job import Job
 from cloud_service.metrics import Metrics
 from cloud_service.plan import RoundState
-from cloud_service.shelf import AS_SAMPLED, Shelf
+from cloud_service.shelf import Shelf
 from cloud_service.store import Store, jobs, metrics, one, versions
 from cloud_service.versions import version_row
 from device_runtime.zo.layout import Layout
@@ -138,6 +139,8 @@ class Preparation:
             self.shelf.put(round_number, segment, (values / announced.norm).astype(np.float32), started_ms)
             started_ms = _now_ms()
         self.metrics.guides_s.set(time.monotonic() - started_s)
+        if self.job.guide_level is None:
+            self.shelf.weigh_levels(round_number)
 
     def _announce(
         self, round_number: int, state: RoundState, segments: tuple[int, ...], norm: float

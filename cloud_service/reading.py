@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from sqlalchemy.engine import Connection, Row
 
 from cloud_service.chain import wanted_scores
+from cloud_service.deliveries import Deliveries
 from cloud_service.federation import Federation
 from cloud_service.opening import may_join, member
 from cloud_service.store import (
@@ -81,7 +82,7 @@ def all_rounds(store: Store) -> list[dict[str, Any]]:
         return [_summary(connection, row) for row in rows]
 
 
-def one_round(store: Store, number: int) -> dict[str, Any] | None:
+def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, Any] | None:
     """A round with everything that is known about it; None when it has not opened yet."""
     with store.transaction() as connection:
         row = one(connection, round_rows, round_rows.c.number == number)
@@ -108,6 +109,10 @@ def one_round(store: Store, number: int) -> dict[str, Any] | None:
             "status": item.status,
             "remaining_ms": item.remaining_ms,
             "guide": item.guide,
+            "guide_sent": [
+                {"segment": segment, "start_ms": start_ms, "end_ms": end_ms}
+                for segment, (start_ms, end_ms) in sorted(deliveries.of(item.task_id).items())
+            ],
         }
         for item in leases
     ]

@@ -19,13 +19,12 @@ import sqlalchemy as sa
 
 from cloud_service import compression
 from cloud_service.artifacts import Artifacts
+from cloud_service.compression import AS_SAMPLED, LevelFacts
 from cloud_service.directions import Float32, Guides
 from cloud_service.store import Store, guide_segments, guides, one
 from device_runtime.core import kernels
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
-
-AS_SAMPLED = 0  # the level of a guide that is not compressed
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Shelf:
         self._announced: dict[int, Guides] = {}
         self._pieces: dict[tuple[int, int, int], Piece] = {}
         self._read: set[int] = set()  # rounds whose rows were read
+        self._facts: dict[int, tuple[LevelFacts, ...]] = {}
 
     def announce(self, round_number: int, announced: Guides) -> None:
         """Names a round's guide, or says that there is none."""
@@ -76,6 +76,21 @@ class Shelf:
         """Keeps a segment as it was sampled: float32 (the segment's count,)."""
         data = values.astype("<f4", copy=False).tobytes()
         self._keep(round_number, AS_SAMPLED, segment, pb.GUIDE_ENCODING_FLOAT32, data, start_ms)
+
+    def weigh_levels(self, round_number: int) -> None:
+        """Finds out what every level makes of a round's guide, once it is sampled; for `facts`."""
+        announced = self.guides(round_number)
+        if announced is not None and announced.base and round_number not in self._facts:
+            values = [self._values(round_number, AS_SAMPLED, segment) for segment in announced.segments]
+            self._facts[round_number] = compression.facts_of(values, self._rms(announced))
+
+    def facts(self, round_number: int) -> tuple[LevelFacts, ...]:
+        """What every level makes of a round's guide; nothing where nobody has looked."""
+        return self._facts.get(round_number, ())
+
+    def counts(self, segments: Iterable[int]) -> list[int]:
+        """How many parameters each of these segments has."""
+        return [self._count(segment) for segment in segments]
 
     def is_sampled(self, round_number: int) -> bool:
         """Whether all of a round's guide is here; so it is where there is none."""
@@ -119,8 +134,7 @@ class Shelf:
         return found
 
     def _rms(self, announced: Guides) -> float:
-        count = sum(self._count(segment) for segment in announced.segments)
-        return announced.length / float(np.sqrt(count))
+        return announced.length / float(np.sqrt(sum(self.counts(announced.segments))))
 
     def _count(self, segment: int) -> int:
         span = self._layout.segment_slice(segment)

@@ -170,8 +170,11 @@ def check_check_in(request: pb.CheckInRequest) -> None:
     _require(request.adapter_version < 2**63, "adapter_version is too large")
     _require(request.HasField("budget"), "budget is missing")
     _require(request.budget.min_batch_examples >= 8, "budget.min_batch_examples is below 8")
-    speed = request.download_bytes_per_s
-    _require(math.isfinite(speed) and speed >= 0, "download_bytes_per_s is not a finite number of at least 0")
+    _rate(request.download_bytes_per_s, "download_bytes_per_s")
+
+
+def _rate(bytes_per_s: float, name: str) -> None:
+    _require(math.isfinite(bytes_per_s) and bytes_per_s >= 0, f"{name} is not a finite number of at least 0")
 
 
 def check_stream_guides(request: pb.StreamGuidesRequest) -> None:
@@ -207,6 +210,7 @@ def _check_timing(timing: pb.Timing) -> None:
         all(math.isfinite(ms) and ms >= 0 for ms in timing.segment_ms),
         "timing.segment_ms has a value that is not a finite number of at least 0",
     )
+    _rate(timing.download_bytes_per_s, "timing.download_bytes_per_s")
     for name in ("downlink_bytes", "uplink_bytes", "segment_runs", "pair_runs"):
         _require(getattr(timing, name) < 2**63, f"timing.{name} is too large")
 

@@ -7,6 +7,7 @@ directions and for the record that names it, and so that a broken session goes o
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -47,6 +48,7 @@ class Arrivals:
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._closed = False
+        self._spans: list[tuple[str, int, float, float]] = []
         self._waiting = {(guide.sha256, segment) for guide in announced for segment in guide.segments}
         for guide, segment in sorted(self._waiting):
             if keeper.has_piece(guide, segment):
@@ -77,6 +79,14 @@ class Arrivals:
                     raise Stopped("stopped: call again to go on")
                 self._changed.wait(WAIT_S)
 
+    def take_spans(self) -> list[tuple[str, int, float, float]]:
+        """("guide_arrived", segment, start_ms, end_ms) of each piece since the last call, from its first byte
+        to its last.
+        """
+        with self._changed:
+            spans, self._spans = self._spans, []
+        return spans
+
     def _run(self) -> None:
         try:
             self._receive(last=False)
@@ -87,9 +97,11 @@ class Arrivals:
 
     def _receive(self, last: bool) -> None:
         """Takes chunks until all is here; a piece that contradicts itself is streamed once more."""
-        assembly = self._assembly
+        assembly, start_ms = self._assembly, time.time() * 1000
         try:
             for chunk in self._stream(assembly.position):
+                if chunk.offset_bytes == 0:
+                    start_ms = time.time() * 1000
                 piece = assembly.add(chunk)
                 with self._changed:
                     if self._closed:
@@ -97,6 +109,7 @@ class Arrivals:
                     if piece is not None:
                         self._keeper.keep_piece(piece)
                         last = False
+                        self._spans.append(("guide_arrived", piece.segment, start_ms, time.time() * 1000))
                         self._waiting.discard((piece.guide, piece.segment))
                         self._changed.notify_all()
                 if assembly.is_complete:

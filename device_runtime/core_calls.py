@@ -118,10 +118,10 @@ class CoreCalls:
         """Begins `measure` in streaming order: every string of labels at one segment before any at the next.
 
         Answers the segments that run, in order. For each: set the slices of that segment (see name_guides),
-        advance(), clear them; then finish(). Bit for bit what `measure` answers; the adapter is as it was
-        between calls. Holds two hidden states for every batch and direction, less where directions share
-        their beginnings. Until the end, the adapter, the scale and the batches must stay; what does not
-        perturb may be called in between, `measure`, `update` and the like are refused.
+        advance(), clear them; then finish(). Bit for bit what `measure` answers one sign at a time; the
+        adapter is as it was between calls. Holds two hidden states for every batch and direction, less where
+        directions share their beginnings. Until the end, the adapter, the scale and the batches must stay;
+        what does not perturb may be called in between, `measure`, `update` and the like are refused.
 
         Raises what `measure` does, for what can be told without a guide.
         """

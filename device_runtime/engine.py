@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from .examples import Example
 from .memory import left_bytes, pair_bytes
 from .private_examples import MOST_STATE_BYTES, ExampleSet, PrivateExamples, Source, batch_of
 from .segment_work import SegmentWork
+from .streaming import MOST_BYTES
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -65,12 +67,22 @@ class Engine(CoreCalls):
                 chain.vocabulary,
             )
         super().__init__(loaded, core, chain.hidden_size)
-        self._left_bytes: int | None = None
+        self._left_bytes: int | None = None  # by a limit, beside the bundle
+        self._pairs = False  # and beside what both signs in one forward take
         if max_memory_bytes is not None:
             self._left_bytes = left_bytes(bundle, self._core.planned_bytes, max_memory_bytes)
-            self._max_state_bytes = min(max_state_bytes, self._left_bytes)
+            self._max_state_bytes = min(max_state_bytes, self._left_bytes // 2)
         self._core.adapter[:] = bundle.adapter
         self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.manifest.text)
+
+    @contextmanager
+    def unlocked(self) -> Iterator[None]:
+        """Lets others use the engine for a while, say while this thread, which holds the lock once, waits."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
 
     @property
     def segment_counts(self) -> dict[int, int]:
@@ -118,14 +130,20 @@ class Engine(CoreCalls):
     @property
     def can_pair(self) -> bool:
         """Whether the bundle has both signs in one forward, and memory allows it."""
-        fits = self._left_bytes is None or self._left_bytes >= pair_bytes(self.bundle)
+        fits = self._pairs or self._left_bytes is None or self._left_bytes >= pair_bytes(self.bundle)
         return fits and self._core.has_pairs(0, self.head_segment)
 
     def pair_up_to(self, most_tokens: int) -> None:
         """Runs both signs in one forward on batches of up to so many tokens a row; 0: never. See signs.py."""
         self._core.set_pair_tokens(most_tokens)
-        if most_tokens and self._left_bytes is not None:
-            self._max_state_bytes = min(self._max_state_bytes, self._left_bytes - pair_bytes(self.bundle))
+        if most_tokens and self._left_bytes is not None and not self._pairs:
+            self._pairs, self._left_bytes = True, self._left_bytes - pair_bytes(self.bundle)
+            self._max_state_bytes = min(self._max_state_bytes, self._left_bytes // 2)
+
+    @property
+    def streaming_bytes(self) -> int:
+        """What guides and streaming order may hold: what a limit leaves beside the states that are kept."""
+        return MOST_BYTES if self._left_bytes is None else self._left_bytes - self._max_state_bytes
 
     @property
     def work(self) -> SegmentWork:

@@ -76,31 +76,31 @@ def measure_in_groups(
     if not directions:
         return
     counts = core.segment_counts
-    units = deque(_units(directions, counts))
+    waiting = deque(units(directions, counts))
 
     def entry(unit: list[Direction]) -> int:
         return min(_first_moved(unit[0], counts), exit_segment or max(counts))
 
-    firsts = sorted({entry(unit) for unit in units})
+    firsts = sorted({entry(unit) for unit in waiting})
     size_bytes = sum(4 * core.hidden_size * batch.input_ids.size for batch in batches)
-    if len(units) == 1 or (firsts != [0] and size_bytes * len(firsts) > MOST_ENTRY_BYTES):
+    if len(waiting) == 1 or (firsts != [0] and size_bytes * len(firsts) > MOST_ENTRY_BYTES):
         yield measure(batches, directions)
         return
     entered = _enter(core, batches, firsts)
-    while units:
-        first = entry(units[0])
-        group = units.popleft()
+    while waiting:
+        first = entry(waiting[0])
+        group = waiting.popleft()
         # The shorter the rest of the chain, the more a group's run of `embed` weighs.
         size = max(between.directions, math.ceil(first / (max(counts) + 1 - first)))
-        while units and len(group) < size and entry(units[0]) == first:
-            group = group + units.popleft()
+        while waiting and len(group) < size and entry(waiting[0]) == first:
+            group = group + waiting.popleft()
         start_s = between.clock()
         rho = measure(entered[first], group)
         between.learn(len(group), between.clock() - start_s)
         yield rho
 
 
-def _units(directions: list[Direction], counts: Mapping[int, int]) -> Iterator[list[Direction]]:
+def units(directions: list[Direction], counts: Mapping[int, int]) -> Iterator[list[Direction]]:
     """What the planner must see at once to share its runs: neighbours that do the same before a boundary."""
     unit: list[Direction] = []
     for direction in directions:

@@ -60,10 +60,20 @@ class Journal:
     def span(self, name: str, start_ms: float) -> None:
         """Notes that something that began at `start_ms` has just ended."""
         self._spans.append(pb.Span(name=name, start_ms=start_ms, end_ms=max(start_ms, self._time_s() * 1000)))
+        self._trim()
+
+    def _trim(self) -> None:
         surplus = len(self._spans) - MOST_SPANS
         if surplus > 0:
             del self._spans[:surplus]
             self._told_spans = max(0, self._told_spans - surplus)
+
+    def segment_span(self, name: str, segment: int, start_ms: float, end_ms: float) -> None:
+        """Notes what was done about one segment, and when."""
+        self._spans.append(
+            pb.Span(name=name, segment=segment, start_ms=start_ms, end_ms=max(start_ms, end_ms))
+        )
+        self._trim()
 
     def timing(self, work: SegmentWork) -> pb.Timing:
         """The timing of a report: bytes are counted from the timing before this one."""
@@ -76,6 +86,7 @@ class Journal:
             segment_runs=sum(work.runs),
             pair_runs=sum(work.pairs),
             segment_ms=work.run_ms,
+            download_bytes_per_s=self._traffic.download_bytes_per_s,
         )
 
     def acknowledged(self, report: pb.Report, round_number: int, duplicate: bool, start_ms: float) -> None:
@@ -95,5 +106,10 @@ class Journal:
             downlink_bytes=report.timing.downlink_bytes,
             uplink_bytes=report.timing.uplink_bytes,
             duplicate=duplicate,
-            spans=[{"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms} for span in spans],
+            spans=[_told(span) for span in spans],
         )
+
+
+def _told(span: pb.Span) -> dict[str, object]:
+    told = {"name": span.name, "start_ms": span.start_ms, "end_ms": span.end_ms}
+    return told | {"segment": span.segment} if span.HasField("segment") else told

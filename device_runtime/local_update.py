@@ -89,6 +89,14 @@ class Core(Chain, Protocol):
     def adapter(self) -> NDArray[np.float32]: ...
 
 
+class Feed(Protocol):
+    """Guides that are still arriving; see streamed.py."""
+
+    def measure(
+        self, batches: list[Batch], directions: list[Direction], between: Between
+    ) -> Iterator[NDArray[np.float64]]: ...
+
+
 class Examples(Protocol):
     """Private examples, tokenised; see private_examples.py. A batch holds `rows` of them."""
 
@@ -110,10 +118,13 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A directions task whose guides are in the core: `guide_index` says under which index each was set."""
+    """A directions task whose guides are in the core, or come there by the `feed`: `guide_index` says under
+    which index each is set.
+    """
 
     task: pb.DirectionsTask
     guide_index: Mapping[bytes, int] = field(default_factory=dict)
+    feed: Feed | None = None  # of guides that are still arriving
 
 
 def run_directions(
@@ -151,7 +162,7 @@ def run_directions(
             missing = directions[max(0, len(scalars) - position) :]
             position += len(directions)
             batches = train.batches(chosen) if missing else []
-            for rho in measure(core, batches, missing, task, between):
+            for rho in measure(core, batches, missing, local, between):
                 fresh = [wire_form(value, task.scalar_form, gauss) for value in rho]
                 scalars += fresh
                 if len(scalars) < last:
@@ -168,12 +179,26 @@ def run_directions(
 
 
 def measure(
-    core: Core, batches: list[Batch], directions: list[Direction], task: pb.DirectionsTask, between: Between
+    core: Core, batches: list[Batch], directions: list[Direction], local: LocalTask, between: Between
 ) -> Iterator[NDArray[np.float64]]:
     """The projected gradients, float64, one a direction, group by group.
 
     Raises LossNotFinite when one is not a number.
     """
+    if local.feed is None:
+        groups = measure_whole(core, batches, directions, local.task, between)
+    else:
+        groups = local.feed.measure(batches, directions, between)
+    for rho in groups:
+        if not np.all(np.isfinite(rho)):
+            raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
+        yield rho
+
+
+def measure_whole(
+    core: Core, batches: list[Batch], directions: list[Direction], task: pb.DirectionsTask, between: Between
+) -> Iterator[NDArray[np.float64]]:
+    """The same along guides that are all in the core, without a look at the numbers."""
     segments = list(task.active_segments)
     ends = task.exit_segment, task.global_weight
 
@@ -187,10 +212,7 @@ def measure(
             rho[~exact] = core.measure(batches, rest, task.epsilon, segments, *ends).rho
         return rho
 
-    for rho in measure_in_groups(core, batches, directions, measure_group, between, task.exit_segment):
-        if not np.all(np.isfinite(rho)):
-            raise LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
-        yield rho
+    yield from measure_in_groups(core, batches, directions, measure_group, between, task.exit_segment)
 
 
 def wire_form(rho: float, form: pb.ScalarForm, gauss: Callable[[], float]) -> float:

@@ -8,8 +8,9 @@ What counts is what the runtime keeps beside the Python process and its librarie
     hidden states two slots of batch x tokens x width, what a plan with one shared prefix needs
 
 All methods are counted, though a task with a window of segments holds fewer at a time: which tasks will come
-is not known. What a limit leaves goes to the hidden states that are kept from task to task; the rest of these
-go to a file.
+is not known. What a limit leaves goes to two things, half to each: the hidden states that are kept from task
+to task, of which more go to a file; and the guides of a task with the states of streaming order (see
+streaming.py).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,8 +39,9 @@ from .outbox import Cloud as Receives
 from .outbox import Outbox
 from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
+from .streamed import Feed, can_stream
 from .stretches import Stretches
-from .tasks import Finding, permit, permit_directions
+from .tasks import Finding, Ready, allow_scalars, permit, permit_directions
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -214,27 +216,44 @@ class Session:
         journal.span("fetch", start_ms)
         if not self._reach(task.update):
             return None
-        disclosure = permit(task, engine, self._private, self._budget, self._store.state)
-        index: dict[bytes, int] = {}
-        if task.WhichOneof("kind") == "directions":
-            index, disclosure = self._prepare(task, engine)
-        finding = self._stretches.compute(task, index, engine, self._private, disclosure)
+        ready = Ready(permit(task, engine, self._private, self._budget, self._store.state))
+        with ExitStack() as opened:
+            if task.WhichOneof("kind") == "directions":
+                ready = self._prepare(task, engine, opened)
+            finding = self._stretches.compute(task, ready, engine, self._private)
         runs, pairs = sum(finding.work.runs), sum(finding.work.pairs)
         journal.tell("computed", task_id=task.task_id, segment_runs=runs, pair_runs=pairs)
         return finding
 
-    def _prepare(self, task: pb.Task, engine: Engine) -> tuple[dict[bytes, int], Disclosure]:
-        """Puts scale and guides into the engine, once they make directions that the budget allows. A phase
-        of its own where something may have to arrive.
+    def _prepare(self, task: pb.Task, engine: Engine, opened: ExitStack) -> Ready:
+        """Puts the scale into the engine, and guides: by a feed that ends with `opened`, or whole, once they
+        make directions that the budget allows. A phase of its own where something may have to arrive.
         """
         arriving = bool(task.directions.guides or task.directions.scale_sha256)
         start_ms = self._journal.phase("guides") if arriving else 0.0
-        supplies = self._holdings.supplies(task, self._stretches.stopped)
-        disclosure = permit_directions(task, supplies, engine, self._budget, self._store.state)
-        index = self._holdings.put(supplies)
+        if can_stream(task.directions):
+            ready = self._feed(task, engine, opened)
+        else:
+            supplies = self._holdings.supplies(task, self._stretches.stopped)
+            weighed = permit_directions(task, supplies, engine, self._budget, self._store.state)
+            ready = Ready(weighed, self._holdings.put(supplies))
         if arriving:
             self._journal.span("guides", start_ms)
-        return index, disclosure
+        return ready
+
+    def _feed(self, task: pb.Task, engine: Engine, opened: ExitStack) -> Ready:
+        """Opens the stream of a task's guides: what is computed along them goes with it, see streamed.py."""
+        sha256 = task.directions.scale_sha256
+        scale = self._holdings.scale(sha256) if sha256 else None
+        engine.set_scale(scale)
+        arrivals = opened.enter_context(self._holdings.arrivals(task, self._stretches.stopped))
+
+        def allow(wanted: Disclosure) -> Disclosure:
+            return allow_scalars(task, wanted, engine, self._budget, self._store.state)
+
+        note = self._journal.segment_span
+        feed = Feed(task.directions, engine, arrivals, self._holdings, scale, allow, note)
+        return Ready(guide_index=feed.index, feed=feed)
 
     def _reach(self, update: pb.VersionUpdate) -> bool:
         """Reaches a version; False when the device must check in again, claiming none, to get a snapshot.

@@ -6,19 +6,18 @@ stretch goes on behind that direction. Nothing is locked in between: the app may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protos import federation_pb2 as pb
 
-from .budget import Disclosure
 from .errors import Stopped, TaskLost
 from .journal import Journal
 from .limits import CHECK_INTERVAL_S, Watch
 from .private_examples import PrivateExamples
 from .store import Store
-from .tasks import Finding, carry_out
+from .tasks import Finding, Ready, carry_out
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -64,10 +63,9 @@ class Stretches:
     def compute(
         self,
         task: pb.Task,
-        guide_index: Mapping[bytes, int],
+        ready: Ready,
         engine: Engine,
         private: PrivateExamples,
-        disclosure: Disclosure,
     ) -> Finding:
         """Carries a task out. Raises as carry_out does, TaskLost when the lease ends before the conditions
         hold again, and Stopped when the session's time is up.
@@ -76,9 +74,7 @@ class Stretches:
         while True:
             start_ms = self._journal.phase("compute")
             try:
-                finding = carry_out(
-                    task, guide_index, engine, private, self._store, self._gauss, disclosure, self._may_go_on
-                )
+                finding = carry_out(task, ready, engine, private, self._store, self._gauss, self._may_go_on)
                 return replace(finding, work=engine.work.since(before))
             except Stopped:
                 if not self._paused:

@@ -35,10 +35,20 @@ from .task_checks import check_exact, check_exit, check_task, check_window
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .streamed import Feed
 
 MOST_DETAIL_CHARACTERS = 512
 NOTHING = Disclosure(0, 0)
 NO_WORK = SegmentWork()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a permitted task needs beside the engine. With a `feed` its disclosure is the feed's."""
+
+    disclosure: Disclosure = NOTHING
+    guide_index: Mapping[bytes, int] = field(default_factory=dict)
+    feed: Feed | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,13 @@ def permit_directions(
     """
     spans = {segment: engine.bundle.layout.segment_slice(segment) for segment in engine.segment_counts}
     wanted = weigh(task.directions, supplies, spans, engine.head_segment)
+    return allow_scalars(task, wanted, engine, budget, state)
+
+
+def allow_scalars(
+    task: pb.Task, wanted: Disclosure, engine: Engine, budget: Budget, state: State
+) -> Disclosure:
+    """What a task's directions were found to disclose, if the budget allows it. Raises TaskRefused."""
     account = disclosed_in(task.round, state.disclosed)
     check_scalars(wanted, budget.resolve(engine.bundle.layout.parameters), account)
     return wanted
@@ -104,12 +121,11 @@ def permit_directions(
 
 def carry_out(
     task: pb.Task,
-    guide_index: Mapping[bytes, int],
+    ready: Ready,
     engine: Engine,
     private: PrivateExamples,
     store: Store,
     gauss: Callable[[], float],
-    disclosure: Disclosure,
     go_on: Callable[[], bool] = lambda: True,
 ) -> Finding:
     """Does a permitted task with the adapter, scale and guides that are in the engine.
@@ -125,13 +141,13 @@ def carry_out(
             case "score_segments":
                 finding = _score_segments(task.score_segments, engine, private)
             case _:
-                finding = _run_directions(task, guide_index, engine, private, store, gauss, go_on)
-    return replace(finding, disclosure=disclosure)
+                finding = _run_directions(task, ready, engine, private, store, gauss, go_on)
+    return replace(finding, disclosure=ready.disclosure if ready.feed is None else ready.feed.disclosure)
 
 
 def _run_directions(
     task: pb.Task,
-    guide_index: Mapping[bytes, int],
+    ready: Ready,
     engine: Engine,
     private: PrivateExamples,
     store: Store,
@@ -144,7 +160,7 @@ def _run_directions(
     # With the head alone active, all that runs is frozen.
     train = private.train_from(min(task.directions.active_segments[0], exit_segment), engine)
     engine.keep_window(train.first_segment, exit_segment, task.directions.global_weight > 0)
-    local = LocalTask(task.directions, guide_index)
+    local = LocalTask(task.directions, ready.guide_index, ready.feed)
     result = run_directions(local, engine, train, gauss, done, between)
     return Finding(scalars=result.scalars, examples=result.examples)
 

@@ -1008,6 +1008,7 @@ class Timing(_message.Message):
     SEGMENT_RUNS_FIELD_NUMBER: _builtins.int
     PAIR_RUNS_FIELD_NUMBER: _builtins.int
     SEGMENT_MS_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     downlink_bytes: _builtins.int
     """since the last acknowledged report"""
     uplink_bytes: _builtins.int
@@ -1015,6 +1016,8 @@ class Timing(_message.Message):
     """one adapter each"""
     pair_runs: _builtins.int
     """segments run for both signs of a direction in one forward"""
+    download_bytes_per_s: _builtins.float
+    """as in CheckInRequest, with what this task's downlink showed"""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
     @_builtins.property
@@ -1032,10 +1035,11 @@ class Timing(_message.Message):
         segment_runs: _builtins.int = ...,
         pair_runs: _builtins.int = ...,
         segment_ms: _abc.Iterable[_builtins.float] | None = ...,
+        download_bytes_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "pair_runs", b"pair_runs", "segment_ms", b"segment_ms", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downlink_bytes", b"downlink_bytes", "download_bytes_per_s", b"download_bytes_per_s", "pair_runs", b"pair_runs", "segment_ms", b"segment_ms", "segment_runs", b"segment_runs", "spans", b"spans", "uplink_bytes", b"uplink_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ from cooperllm.simulate.live import View
 from cooperllm.simulate.material import Material
 from cooperllm.simulate.model_cache import exported_bundle
 from cooperllm.simulate.outcome import TITLES, Outcome, Run, figures_of, traffic_of
-from cooperllm.simulate.rounds import round_rows, round_spans
+from cooperllm.simulate.rounds import guide_spans, round_rows, round_spans
 from cooperllm.simulate.settings import VARIANTS, Settings, write_job
 from device_runtime.bundle import Bundle
 from device_runtime.errors import InputError
@@ -71,6 +71,7 @@ def simulate(settings: Settings, view: View) -> Outcome:
         blocks=[blocks.summary(runs["cooperllm", seed].rows) for seed in settings.seeds],
         refusals=[line for run in runs.values() for line in run.refusals],
         crossings=runs["cooperllm", settings.seeds[0]].crossings,
+        typical=runs["cooperllm", settings.seeds[0]].typical,
         traffic=traffic_of(runs["cooperllm", settings.seeds[0]].rows),
         duration_s=time.monotonic() - started_s,
     )
@@ -155,7 +156,12 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
     devices = ledger.devices.values()
     return Run(
         rows=round_rows(rounds, variant, seed, ledger),
-        spans=[*ledger.spans, *round_spans(rounds), *stages.spans(rounds)],
+        spans=[
+            *ledger.spans,
+            *round_spans(rounds),
+            *stages.spans(rounds),
+            *guide_spans(service.details(rounds), ledger.device_by_task),
+        ],
         unequal=ledger.unequal(),
         refusals=ledger.refusals,
         final=service.final_adapter(bundle.layout),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cooperllm
 from cloud_service.peft_export import export_peft
-from cooperllm.simulate import plots, records, report, timeline
+from cooperllm.simulate import plots, records, report, round_plot, timeline
 from cooperllm.simulate.material import Material, Pools
 from cooperllm.simulate.outcome import Run, curves_of
 from cooperllm.simulate.records import Figure
@@ -35,6 +35,8 @@ def write(
     curves = curves_of(runs)
     plots.write(out, curves, figures)
     timeline.write(out / "timeline.json", first.spans)
+    if first.typical[0] is not None:
+        (out / "round.png").write_bytes(round_plot.draw(first.typical[0]))
     (out / "adapter.safetensors").write_bytes(first.final.safetensors)
     export_peft(bundle, first.final.values, out / "peft")
     job = out / "runs" / f"seed-{settings.seeds[0]}" / "cooperllm" / "job.toml"
@@ -51,6 +53,7 @@ def write(
             settings=_settings(settings, job, bundle),
             platform={**_data(pools, data, settings, first), **_platform()},
             crossings=first.crossings,
+            typical=first.typical,
         ),
     )
 

@@ -53,6 +53,7 @@ class Ledger:
         self.spans: list[Span] = []
         self.stage: Mapping[str, Any] | None = None  # of a chain, as the service tells it
         self.refusals: list[str] = []
+        self.device_by_task: dict[str, str] = {}
         self.cloud_finished = False
         self.failure = ""
 
@@ -134,6 +135,7 @@ class Ledger:
 
     def _take_report(self, event: Event, device: Participant) -> None:
         body = event.body
+        self.device_by_task[str(body["task_id"])] = event.child
         device.downlink_bytes += int(body["downlink_bytes"])
         device.uplink_bytes += int(body["uplink_bytes"])
         device.skipped_examples = max(device.skipped_examples, int(body["skipped_examples"]))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cooperllm.simulate import blocks, stages
+from cooperllm.simulate import blocks, pipelined, stages
+from cooperllm.simulate.pipelined import Pipelined
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
 from cooperllm.simulate.report import bytes_text
 from cooperllm.simulate.rounds import FinalAdapter
@@ -45,6 +47,11 @@ class Run:
     duration_s: float
     crossings: Sequence[Crossing] = ()
 
+    @cached_property
+    def typical(self) -> tuple[Pipelined | None, int]:
+        """The round and device in the middle by makespan, and of how many."""
+        return pipelined.typical(self.spans)
+
     @property
     def accuracy(self) -> float:
         """Accuracy of the last version on the eval file."""
@@ -68,6 +75,7 @@ class Outcome:
     chains: Sequence[Mapping[str, Any] | None] = ()  # of each seed's run; None without a chain
     blocks: Sequence[Sequence[Mapping[str, Any]]] = ()  # of each seed's run; empty without blocks
     crossings: Sequence[Crossing] = ()  # of the first seed's run; empty without links
+    typical: tuple[Pipelined | None, int] = (None, 0)  # of the same, see pipelined.typical
     traffic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of the same, see traffic_of
 
     def lines(self) -> list[str]:
@@ -81,6 +89,9 @@ class Outcome:
             lines += stages.lines(chain) if chain else []
         for cuts in self.blocks:
             lines += blocks.lines(cuts)
+        found, count = self.typical
+        if found is not None:
+            lines.append(pipelined.line(found, count))
         if self.crossings:
             down, up = (
                 bytes_text(sum(getattr(item, way) for item in self.crossings))
@@ -101,6 +112,7 @@ class Outcome:
 
     def to_json_object(self) -> dict[str, Any]:
         """The result for programs."""
+        found, count = self.typical
         return {
             "folder": str(self.folder),
             "accuracy": {figure.key: list(figure.accuracies) for figure in self.figures},
@@ -111,6 +123,7 @@ class Outcome:
             "refusals": list(self.refusals),
             "duration_s": self.duration_s,
             "traffic": self.traffic,
+            **({"pipeline": pipelined.facts(found, count)} if found is not None else {}),
             **({"links": [asdict(item) for item in self.crossings]} if self.crossings else {}),
             **({"chain": list(self.chains)} if any(self.chains) else {}),
             **({"blocks": list(self.blocks)} if any(self.blocks) else {}),

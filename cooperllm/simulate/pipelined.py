@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median_low
+from typing import Any
 
 from cloud_service.pipeline import makespan_s, serial_s
 from cooperllm.simulate.timeline import CLOUD, Span
@@ -127,6 +128,18 @@ def typical(spans: Sequence[Span]) -> tuple[Pipelined | None, int]:
         return None, 0
     middle_s = median_low(item.makespan_s for item in found)
     return next(item for item in found if item.makespan_s == middle_s), len(found)
+
+
+def facts(found: Pipelined, count: int) -> dict[str, Any]:
+    """A round for programs."""
+    return {
+        "round": found.round,
+        "device": found.device,
+        "median_of": count,
+        "makespan_s": found.makespan_s,
+        "bound_s": found.bound_s,
+        "serial_s": found.serial_s,
+    }
 
 
 def line(found: Pipelined, count: int) -> str:

@@ -10,13 +10,15 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from cooperllm.simulate import plots, stages
+from cooperllm.simulate import pipelined, plots, round_plot, stages
+from cooperllm.simulate.pipelined import Pipelined
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
 
 FILES: dict[str, str] = {
     "metrics.jsonl": "every version: accuracy, loss, traffic by kind, seconds, every hash",
     "timeline.json": "Chrome trace of downlink, compute and uplink of every device, and of the cloud",
     "accuracy.png": "the curve above", "loss.png": "the curve above",
+    "round.png": "one round: what cloud, link and device did with each segment, and when",
     "job.toml": "the job as it ran; start it again with cooperllm serve --job",
     "adapter.safetensors": "the final adapter",
     "peft/": "the final adapter for transformers + PEFT",
@@ -37,6 +39,7 @@ class Findings:
     settings: Mapping[str, str]
     platform: Mapping[str, str]
     crossings: Sequence[Crossing] = ()
+    typical: tuple[Pipelined | None, int] = (None, 0)  # see pipelined.typical
 
 
 def write(folder: Path, findings: Findings) -> Path:
@@ -61,6 +64,7 @@ def render(findings: Findings, folder: Path) -> str:
         accuracy=_picture(findings, "accuracy"),
         loss=_picture(findings, "loss"),
         stages=_stages(findings.rows),
+        pipeline=_pipeline(*findings.typical),
         equality=_equality(findings.rows),
         traffic=_traffic(findings.rows),
         time=_time(findings.busy_s),
@@ -131,13 +135,26 @@ def _figures_note(figures: Sequence[Figure]) -> str:
 def _picture(findings: Findings, quantity: str) -> str:
     if not findings.curves:
         return '<p class="soft">No version was scored.</p>'
-    light, dark = (
-        base64.b64encode(plots.draw(findings.curves, findings.figures, quantity, dark=dark)).decode()
-        for dark in (False, True)
-    )
+    light, dark = (plots.draw(findings.curves, findings.figures, quantity, dark) for dark in (False, True))
+    return _image(f"{quantity} by round", light, dark)
+
+
+def _image(text: str, light: bytes, dark: bytes) -> str:
+    bright, dim = (base64.b64encode(png).decode() for png in (light, dark))
     return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
-        f'<img alt="{quantity} by round" src="data:image/png;base64,{light}"></picture>'
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dim}">'
+        f'<img alt="{escape(text)}" src="data:image/png;base64,{bright}"></picture>'
+    )
+
+
+def _pipeline(found: Pipelined | None, count: int) -> str:
+    """The section about one round, segment by segment; nothing where no guide was sent."""
+    if found is None:
+        return ""
+    picture = _image("one round by segment", *(round_plot.draw(found, dark) for dark in (False, True)))
+    return (
+        f"<section><h2>One round, segment by segment</h2>{picture}"
+        f'<p class="soft">{escape(pipelined.line(found, count))}.</p></section>'
     )
 
 

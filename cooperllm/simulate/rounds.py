@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,10 @@ class Operator:
             "rounds": self.rounds() if whole else [],
         }
 
+    def details(self, rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each of these rounds, with its tasks, reports and segments of its guide."""
+        return [json.loads(self.get(f"/v1/rounds/{int(row['round'])}")) for row in rounds]
+
     def final_adapter(self, layout: Layout) -> FinalAdapter:
         """The newest version, whole."""
         newest = json.loads(self.get("/v1/versions"))[-1]
@@ -103,6 +107,27 @@ def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger:
             )
         )
     return rows
+
+
+def guide_spans(details: Iterable[Mapping[str, Any]], device_by_task: Mapping[str, str]) -> list[Span]:
+    """What the cloud did with each round's guide, segment by segment; what it sent is in the device's lanes.
+
+    `details` is each round with all that the service knows of it.
+    """
+    found: list[Span] = []
+    for row in details:
+        number = int(row["round"])
+        for made in row["guide_segments"]:
+            name = "guide_coded" if made["level"] else "guide_sampled"
+            found.append(_segment_span(SERVICE, name, number, made))
+        for task in row["tasks"]:
+            if (device := device_by_task.get(task["task_id"])) is not None:
+                found += [_segment_span(device, "guide_sent", number, sent) for sent in task["guide_sent"]]
+    return found
+
+
+def _segment_span(who: str, name: str, number: int, row: Mapping[str, Any]) -> Span:
+    return Span(who, name, float(row["start_ms"]), float(row["end_ms"]), number, int(row["segment"]))
 
 
 def round_spans(rounds: Sequence[Mapping[str, Any]]) -> list[Span]:

@@ -95,6 +95,9 @@ def test_a_reset_inside_a_guide_costs_what_was_in_flight(
     assert handed.starts == [(0, 0), *arrived]  # each goes on behind the last byte that came
     total = sum(handed.size_bytes.values())
     assert 0 <= total - 4 * serving.layout.parameters <= 2 * IN_FLIGHT_BYTES
+    sent = serving.sent(device.task.task_id)
+    assert [item["segment"] for item in sent] == list(serving.layout.segments)
+    assert all(item["start_ms"] <= item["end_ms"] for item in sent)
     device.transport.close()
 
 

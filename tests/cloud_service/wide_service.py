@@ -16,6 +16,7 @@ from cloud_service.federation import Federation
 from cloud_service.serve import Addresses, Service
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
+from tests.cloud_service.fake_device import json_get
 from tests.cloud_service.small_bundle import EXPONENT, write_bundle
 from tests.cloud_service.small_service import small_job, started
 
@@ -43,6 +44,11 @@ class Wide:
     def targets(self) -> list[tuple[str, int]]:
         """gRPC and HTTP, as a proxy takes them."""
         return [("127.0.0.1", int(url.rpartition(":")[2])) for url in (self.where.grpc, self.where.http)]
+
+    def sent(self, task_id: str) -> list[dict[str, Any]]:
+        """What the operator reads of a task's guide on its way, in the first round."""
+        tasks = json_get(self.where.http + "/v1/rounds/0", "operator")["tasks"]
+        return next(task["guide_sent"] for task in tasks if task["task_id"] == task_id)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from typing import Any
 
 from cooperllm.simulate.ledger import Ledger
 from cooperllm.simulate.processes import Event
+from cooperllm.simulate.timeline import Span
 
 
 def told(ledger: Ledger, child: str, **body: Any) -> None:
@@ -60,14 +61,14 @@ def test_a_run_is_over_when_the_cloud_and_every_device_say_so() -> None:
 
 def report(status: str = "OK", detail: str = "", down: int = 0, up: int = 0, **more: Any) -> dict[str, Any]:
     return {
-        "event": "report", "round": 0, "status": status, "detail": detail, "spans": [], "skipped_examples": 0,
-        "truncated_examples": 0, "downlink_bytes": down, "uplink_bytes": up, **more,
+        "event": "report", "task_id": "t", "round": 0, "status": status, "detail": detail, "spans": [],
+        "skipped_examples": 0, "truncated_examples": 0, "downlink_bytes": down, "uplink_bytes": up, **more,
     }  # fmt: skip
 
 
 def test_reports_add_up_traffic_spans_and_refusals() -> None:
     ledger = Ledger(devices=1, rounds=1)
-    span = {"name": "compute", "start_ms": 1.0, "end_ms": 3.5}
+    span = {"name": "compute", "start_ms": 1.0, "end_ms": 3.5, "segment": 2}
     told(ledger, "device-0", event="task", kind="directions")
     told(ledger, "device-0", **report(down=100, up=10, spans=[span], truncated_examples=2))
     told(ledger, "device-0", event="task", kind="evaluate")
@@ -76,9 +77,8 @@ def test_reports_add_up_traffic_spans_and_refusals() -> None:
     told(ledger, "device-0", **report("LOSS_NOT_FINITE", "in step 0"))
     device = ledger.devices["device-0"]
     assert (device.downlink_bytes, device.uplink_bytes, device.truncated_examples) == (105, 10, 2)
-    assert [(one.who, one.lane, one.end_ms - one.start_ms, one.round) for one in ledger.spans] == [
-        ("device-0", "compute", 2.5, 0)
-    ]
+    assert ledger.spans == [Span("device-0", "compute", 1.0, 3.5, 0, 2)]
+    assert ledger.device_by_task == {"t": "device-0"}
     assert ledger.refusals == ["device-0: LOSS_NOT_FINITE in step 0"]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cooperllm.simulate import plots, records, report
+from cooperllm.simulate import pipelined, plots, records, report
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow
 from cooperllm.simulate.report import Findings
+from tests.cooperllm.test_pipelined import overlapped
 
 SHA256 = ["0a" * 32, "0b" * 32]
 
@@ -66,6 +67,15 @@ def test_links_are_shown_where_there_are_any(tmp_path: Path) -> None:
     for shown in ("2 Mbit/s down", "12.3 MB", "45.6 kB"):
         assert shown in page, shown
     assert "<h2>Links</h2>" not in report.render(findings(ROWS), tmp_path)
+
+
+def test_one_round_is_drawn_where_guides_were_sent(tmp_path: Path) -> None:
+    typical = pipelined.typical(overlapped())
+    page = report.render(dataclasses.replace(findings(ROWS), typical=typical), tmp_path)
+    assert "One round, segment by segment" in page
+    assert "0.85 s from the first segment" in page
+    assert page.count("data:image/png;base64,") == 6
+    assert "One round" not in report.render(findings(ROWS), tmp_path)
 
 
 def test_a_single_different_copy_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cooperllm.simulate import timeline
+from cooperllm.simulate.rounds import guide_spans
 from cooperllm.simulate.timeline import Span
 
 SPANS = [
@@ -69,3 +70,24 @@ def test_busy_time_is_the_devices_alone() -> None:
 
 def test_no_spans_are_an_empty_trace() -> None:
     assert timeline.chrome_trace([])["traceEvents"] == []
+
+
+def test_what_the_service_tells_of_guides_becomes_spans() -> None:
+    details = [
+        {
+            "round": 3,
+            "guide_segments": [
+                {"level": 0, "segment": 1, "start_ms": 10, "end_ms": 20},
+                {"level": 4, "segment": 1, "start_ms": 20, "end_ms": 21},
+            ],
+            "tasks": [
+                {"task_id": "a", "guide_sent": [{"segment": 1, "start_ms": 21.5, "end_ms": 30.0}]},
+                {"task_id": "of a device that never reported", "guide_sent": [{"segment": 1}]},
+            ],
+        }
+    ]
+    assert guide_spans(details, {"a": "device-0"}) == [
+        Span("cloud", "guide_sampled", 10.0, 20.0, 3, 1),
+        Span("cloud", "guide_coded", 20.0, 21.0, 3, 1),
+        Span("device-0", "guide_sent", 21.5, 30.0, 3, 1),
+    ]

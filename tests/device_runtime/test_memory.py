@@ -10,6 +10,7 @@ from device_runtime import memory
 from device_runtime.engine import Engine
 from device_runtime.errors import BundleTooLarge
 from device_runtime.limits import Limits
+from device_runtime.streaming import MOST_BYTES
 
 from .test_device import device_with_bundle
 from .toy_bundle import open_toy_bundle
@@ -33,11 +34,14 @@ def test_the_items_add_up_and_the_planned_arenas_are_the_programs(tmp_path: Path
         memory.left_bytes(bundle, planned_bytes, total - 1)
 
 
-def test_what_is_left_bounds_the_states_that_are_kept(tmp_path: Path) -> None:
+def test_what_is_left_bounds_the_states_that_are_kept_and_streaming_order(tmp_path: Path) -> None:
     bundle = open_toy_bundle(tmp_path / "bundle")
     total = sum(memory.needed_bytes(bundle, Engine(bundle)._core.planned_bytes).values())
-    assert Engine(bundle, max_memory_bytes=total + 100)._max_state_bytes == 100
-    assert Engine(bundle, max_state_bytes=50, max_memory_bytes=total + 100)._max_state_bytes == 50
+    half = Engine(bundle, max_memory_bytes=total + 100)
+    assert (half._max_state_bytes, half.streaming_bytes) == (50, 50)
+    less = Engine(bundle, max_state_bytes=30, max_memory_bytes=total + 100)
+    assert (less._max_state_bytes, less.streaming_bytes) == (30, 70)
+    assert Engine(bundle).streaming_bytes == MOST_BYTES
 
 
 def test_a_bundle_that_does_not_fit_is_told_here_and_to_the_cloud(tmp_path: Path) -> None:

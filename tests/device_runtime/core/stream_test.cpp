@@ -59,8 +59,7 @@ void check_order(const std::vector<uint32_t>& active, const Objective& objective
         "afterwards everything is as before");
 }
 
-// A perturbation serves every batch: 2q of a segment whatever their number, and at the head 2q a batch.
-void check_perturbations() {
+void check_batches() {
   Bench bench;
   bool allocated = false;
   streamed(&bench, {1, 2, 3}, {}, &allocated);
@@ -97,7 +96,7 @@ int main() {
   check_order({3}, {});
   check_order({1, 3}, {2, 0.5});
   check_order({3}, {2, 0.5});
-  check_perturbations();
+  check_batches();
   check_pairs();
   check_memory();
   return failures == 0 ? 0 : 1;

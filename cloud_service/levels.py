@@ -1,0 +1,77 @@
+"""At which level of compression a device receives a round's guide: what `compression.choose` is asked, read
+from the store.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cloud_service import compression
+from cloud_service.job import Job
+from cloud_service.shelf import Shelf
+from cloud_service.store import clients, guide_segments, reports, tasks
+from protos import federation_pb2 as pb
+
+
+def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, client_id: str) -> int:
+    """The level of one client's guide in a round that opens, or that it joins.
+
+    What levels make of a guide is known of the round's own where it is sampled already, else of the one
+    before. A job may fix the level. Clients that measure shared directions need one level: see `same_for`.
+    """
+    announced = shelf.guides(round_number)
+    if announced is None or not announced.base:
+        return compression.AS_SAMPLED
+    if job.guide_level is not None:
+        return job.guide_level
+    facts = shelf.facts(round_number) or shelf.facts(round_number - 1)
+    counts = shelf.counts(announced.segments)
+    sampling_s = [0.0] * len(counts)
+    if not shelf.is_sampled(round_number):
+        sampling_s = _sampling_s(connection, round_number - 1, announced.segments)
+    rate = connection.execute(
+        sa.select(clients.c.download_bytes_per_s).where(clients.c.client_id == client_id)
+    ).scalar_one()
+    return compression.choose(
+        facts or compression.expected(counts),
+        sampling_s,
+        _compute_s(connection, client_id, announced.segments),
+        float(rate),
+        job.guide_cosine,
+    )
+
+
+def same_for(levels: dict[str, int]) -> dict[str, int]:
+    """One level for all: the coarsest of what each would get."""
+    return dict.fromkeys(levels, max(levels.values(), default=compression.AS_SAMPLED))
+
+
+def _sampling_s(connection: Connection, round_number: int, segments: tuple[int, ...]) -> list[float]:
+    """How long the sampling of each segment took in a round; 0 where nothing is known."""
+    query = sa.select(guide_segments).where(
+        guide_segments.c.round == round_number, guide_segments.c.level == compression.AS_SAMPLED
+    )
+    took_ms = {row.segment: row.end_ms - row.start_ms for row in connection.execute(query).all()}
+    return [max(0, took_ms.get(segment, 0)) / 1000 for segment in segments]
+
+
+def _compute_s(connection: Connection, client_id: str, segments: tuple[int, ...]) -> list[float]:
+    """How long a client worked on each segment in its last task, by its report; 0 where nothing is known."""
+    last = (
+        sa.select(reports.c.body)
+        .join(tasks, tasks.c.task_id == reports.c.task_id)
+        .where(
+            reports.c.client_id == client_id,
+            reports.c.status == pb.REPORT_STATUS_OK,
+            tasks.c.kind == "directions",
+        )
+        .order_by(reports.c.round.desc())
+        .limit(1)
+    )
+    body = connection.execute(last).scalar()
+    timing = pb.Timing() if body is None else pb.Report.FromString(body).timing
+    run_ms = list(timing.segment_ms)
+    # Of a chain whose segments all learn, each ran equally often.
+    runs = timing.segment_runs / len(run_ms) if run_ms else 0.0
+    return [runs * run_ms[segment] / 1000 if segment < len(run_ms) else 0.0 for segment in segments]
