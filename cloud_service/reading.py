@@ -162,6 +162,8 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "diagnostics": json.loads(row.diagnostics),
         "stage": values.get("stage"),
         "split": values.get("split"),
+        "guide": values.get("guide"),
+        "alignment": values.get("alignment"),
         "traffic_bytes": values.get("traffic", {}),
         "evaluation": values.get("evaluation"),
         "device_evaluation": _device_evaluation(connection, row.number),
