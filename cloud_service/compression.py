@@ -11,12 +11,14 @@ devices measure along what they received, and the cloud computes with the same v
 
 `choose` picks a device's level from what every level makes of the guide (`facts_of`). Where the guide has no
 values yet (job key guide_staleness = 0) these are the facts of the guide before, or what is `expected`; then
-1 or 2 guides in 23 fell below a floor of 0.95, to 0.943 at the least. On real guides (python -m benchmarks.compression_ideas; MiniLM, a
-small Llama) these did not pay, or too little, and are not here. At a cosine of 0.95 a rotation by blocks of
-1,024 entries takes 1.23 and 1.12 times the bytes, for it spreads the energy of few over all of them; dither
-2.9 and 1.8 times; zeros chosen by what their entries would cost 0.98 times. Error feedback is for sums over
-rounds: at about the same bytes, 4,000 a round of MiniLM, the cosine of decayed sums rises from 0.993 to 0.995
-or so, that with the round's own guide, along which devices measure, falls from 0.966 to 0.94.
+1 or 2 guides in 23 fell below a floor of 0.95, to 0.943 at the least (this and what follows: python -m
+benchmarks.compression_ideas, on MiniLM and a small Llama).
+
+What did not pay, or too little, is not here. At a cosine of 0.95 a rotation by blocks of 1,024 entries takes
+1.23 and 1.12 times the bytes, for it spreads the energy of few over all of them; dither 2.9 and 1.8 times;
+zeros chosen by what their entries would cost 0.98 times. Error feedback is for sums over rounds: at about the
+same bytes, 4,000 a round of MiniLM, the cosine of decayed sums rises from 0.993 to 0.995 or so, that with the
+round's own guide, along which devices measure, falls from 0.966 to 0.94.
 """
 
 from __future__ import annotations
