@@ -49,7 +49,7 @@ _HIDDEN = 1.05  # a round may take so many times what it takes with the coarsest
 # Of levels that align better, the coarsest will do. What a device measures of the slope along a guide has a
 # variance in inverse proportion to the squared cosine: here 4 % are left to gain, and each finer level costs
 # a quarter of the bytes, which somebody pays for even where they hide under compute.
-_USEFUL = 0.98
+USEFUL_COSINE = 0.98
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def choose(
     bound_s = _HIDDEN * takes_s(coarsest)
     chosen = coarsest
     for item in allowed[1:]:
-        if chosen.cosine >= _USEFUL or takes_s(item) > bound_s:
+        if chosen.cosine >= USEFUL_COSINE or takes_s(item) > bound_s:
             break
         chosen = item
     return chosen.level

@@ -130,8 +130,8 @@ def one_round(federation: Federation, number: int) -> dict[str, Any] | None:
         }
         for item in coded
     ]
-    # Of the guide as received with the guide as sampled; of the levels that were looked at.
-    cosines = {item.level: item.cosine for item in federation.shelf.facts(number)}
+    # Of the guide as received with the guide as sampled, of the levels that devices had, once it is closed.
+    cosines = {int(level): cosine for level, cosine in (found["alignment"] or {}).items()}
     found["guide_cosines"] = {AS_SAMPLED: 1.0, **cosines}
     found["reports"] = [_report(item) for item in answered]
     return found
