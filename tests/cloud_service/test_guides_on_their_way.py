@@ -183,7 +183,7 @@ def test_slow_links_get_fewer_bits_at_once_and_still_the_same_adapter(tmp_path: 
         devices = [FakeDevice(number, where.grpc, layout) for number in range(2)]
         for device in devices:
             device.segment_ms = [1.0, 1.0, 1.0]
-        devices[0].rates = {0: 1e5, 3: 1e4}
+        devices[0].rates = {0: 1e6, 3: 1e5}
         devices[1].rates = {0: 1e7}
         run_sessions(devices)
         rows = [json_get(f"{where.http}/v1/rounds/{number}", "operator") for number in range(7)]
