@@ -130,8 +130,8 @@ def one_round(federation: Federation, number: int) -> dict[str, Any] | None:
         }
         for item in coded
     ]
-    # Of the guide as received with the guide as sampled; of the levels that were looked at.
-    cosines = {item.level: item.cosine for item in federation.shelf.facts(number)}
+    # Of the guide as received with the guide as sampled, of the levels that devices had, once it is closed.
+    cosines = {int(level): cosine for level, cosine in (found["alignment"] or {}).items()}
     found["guide_cosines"] = {AS_SAMPLED: 1.0, **cosines}
     found["reports"] = [_report(item) for item in answered]
     return found
@@ -162,6 +162,8 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "diagnostics": json.loads(row.diagnostics),
         "stage": values.get("stage"),
         "split": values.get("split"),
+        "guide": values.get("guide"),
+        "alignment": values.get("alignment"),
         "traffic_bytes": values.get("traffic", {}),
         "evaluation": values.get("evaluation"),
         "device_evaluation": _device_evaluation(connection, row.number),

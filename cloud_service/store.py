@@ -124,7 +124,7 @@ guide_segments = sa.Table(
     sa.Column("level", sa.Integer, primary_key=True),
     sa.Column("segment", sa.Integer, primary_key=True),
     sa.Column("encoding", sa.Integer, nullable=False),  # GuideEncoding
-    sa.Column("sha256", sa.String(64), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),  # "": nobody needs it any more
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("start_ms", sa.BigInteger, nullable=False),  # of its sampling or coding
     sa.Column("end_ms", sa.BigInteger, nullable=False),
