@@ -25,7 +25,7 @@ class GuideBits:
 
 
 def guide_bits(details: Iterable[Mapping[str, Any]], layout: Layout) -> list[GuideBits]:
-    """Every round in which guides were sent. `details` is each round as the service tells it."""
+    """Every round in which guides were sent. `details` is what History read."""
     found = []
     spans = {segment: layout.segment_slice(segment) for segment in layout.segments}
     counts = {segment: span.stop - span.start for segment, span in spans.items()}

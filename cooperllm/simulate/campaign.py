@@ -155,7 +155,8 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
     ledger, service = federation.ledger, federation.operator
     assert service is not None  # it answered, or the run would not have finished
     rounds = service.rounds()
-    devices, details = ledger.devices.values(), service.details(rounds)
+    federation.history.read(service, [int(row["round"]) for row in rounds], most=len(rounds))
+    devices, details = ledger.devices.values(), federation.history.rows()
     return Run(
         rows=round_rows(rounds, variant, seed, ledger),
         spans=[
