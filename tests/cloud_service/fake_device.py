@@ -117,7 +117,7 @@ class FakeDevice:
 
     def check_in(self) -> pb.CheckInReply:
         request = pb.CheckInRequest(protocol_version=1, budget=self.budget, train_examples=64)
-        request.download_bytes_per_s = self.rates.get(0, 0.0)
+        request.download_bytes_per_s = self._rate(max(self.asked, default=0))
         if self.adapter is not None:
             request.adapter_version, request.adapter_sha256 = self.version, adapter_sha256(self.adapter)
         return self.call("CheckIn", request)
@@ -240,9 +240,12 @@ class FakeDevice:
         report.examples = 8
         report.timing.segment_ms.extend(self.segment_ms)
         report.timing.segment_runs = 16 * len(self.segment_ms)
-        since = max((number for number in self.rates if number <= task.round), default=0)
-        report.timing.download_bytes_per_s = self.rates.get(since, 0.0)
+        report.timing.download_bytes_per_s = self._rate(task.round)
         return report
+
+    def _rate(self, round_number: int) -> float:
+        since = max((number for number in self.rates if number <= round_number), default=0)
+        return self.rates.get(since, 0.0)
 
     def scored(self, report: pb.Report) -> pb.Report:
         """Scores that fall from segment to segment; device 1 is too old to know such tasks."""
