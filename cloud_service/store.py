@@ -181,6 +181,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._lock = threading.RLock()
+        self._current: Connection | None = None  # of the thread that holds the lock
         try:
             self.engine = sa.create_engine(url)
         except ModuleNotFoundError as error:
@@ -196,11 +197,20 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction: committed when the block ends, undone when it raises."""
+        """One transaction: committed when the block ends, undone when it raises. Within another of the same
+        thread it is part of that one.
+        """
         with self._lock:
+            if self._current is not None:
+                yield self._current
+                return
             try:
                 with self.engine.begin() as connection:
-                    yield connection
+                    self._current = connection
+                    try:
+                        yield connection
+                    finally:
+                        self._current = None
             except sa.exc.DBAPIError as error:
                 raise _storage_error(error, self.engine) from None
 
