@@ -32,7 +32,8 @@ def test_a_store_that_kotlin_wrote_opens_and_goes_on(tmp_path: Path) -> None:
         assert store.read_key() == make_store.KEY
         assert store.read_adapter() == make_store.ADAPTER
         assert store.read_personal() == make_store.PERSONAL
-        assert store.read("guides", next(iter(expected.guides))) == make_store.GUIDE
+        pieces = expected.guides[make_store.GUIDE_NAME]
+        assert [store.read("guides", str(pieces[segment][1])) for segment in "02"] == [make_store.GUIDE] * 2
         assert store.progress.of(make_store.TASK) == make_store.SCALARS
         store.progress.add(make_store.TASK, [9.0])
     with Store(tmp_path / "kotlin") as store:

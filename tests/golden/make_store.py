@@ -18,6 +18,7 @@ KEY = b"a key in PEM\n"
 ADAPTER = bytes(range(40))
 GUIDE = bytes(range(100, 116))
 PERSONAL = b'{"steps": 3}\n' + bytes(range(200, 208))
+GUIDE_NAME = "ef" * 32
 TASK = "task-é"
 SCALARS = [0.125, -2.5, 1e-300, 3.4e38, 1e-5, 12345678.0, struct.unpack("<f", struct.pack("<f", 0.1))[0]]
 
@@ -37,7 +38,7 @@ def write_store(folder: Path) -> State:
             pending_round=3,
             disclosed={"2": [4, 0], "3": [8, 1]},
             evaluated={"3": "cd" * 32},
-            guides={guide: [0, 2]},
+            guides={GUIDE_NAME: {"0": [1, guide], "2": [2, guide]}},
             disclosures=[[1.5e12, 3, "directions", 8, 1, 120]],
         )
     (folder / "lock").unlink()

@@ -28,8 +28,11 @@ internal interface Cloud : Closeable {
         mostBytes: Long,
     )
 
-    /** A task's guide chunks 0, 1, 2 ... once each. */
-    fun streamGuides(taskId: String): Flow<GuideChunk>
+    /** The chunks of a task's guides from a position on, until the last, once each. */
+    fun streamGuides(
+        taskId: String,
+        start: GuidePosition,
+    ): Flow<GuideChunk>
 }
 
 /**

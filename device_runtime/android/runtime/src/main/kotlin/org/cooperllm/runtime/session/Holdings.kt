@@ -122,15 +122,10 @@ internal class Holdings(
         return values
     }
 
-    override fun guide(sha256: ByteString): Slices? {
-        val name = sha256.toByteArray().toHex()
-        val segments = store.state.guides[name] ?: return null
-        val data = store.read(Kind.GUIDES, name) ?: return null
-        return GuideStream.split(data, segments, loaded().bundle.layout)
-    }
+    override fun guide(sha256: ByteString): Slices? = keptGuides().guide(sha256)
 
     /**
-     * All guides of a task: from the store when all are there, or streamed. Raises BadArtifact.
+     * All guides of a task, decoded, once all are here. Raises BadArtifact.
      *
      * What was kept for earlier tasks goes only now: the record that led to this version may have named it.
      */
@@ -138,34 +133,15 @@ internal class Holdings(
         taskId: String,
         announced: List<Guide>,
     ): Map<ByteString, Slices> {
-        val present = announced.associate { it.sha256 to guide(it.sha256) }
-        if (present.values.all { it != null }) return present.mapValues { checkNotNull(it.value) }
-        val whole = stream(taskId, announced)
-        for (data in whole.values) store.write(Kind.GUIDES, data)
-        val segments = announced.associate { it.sha256 to it.segmentsList.toList() }
-        store.update { state -> state.copy(guides = segments.mapKeys { it.key.toByteArray().toHex() }) }
-        store.keepOnly(Kind.GUIDES, store.state.guides.keys)
-        val layout = loaded().bundle.layout
-        return whole.mapValues { (name, data) ->
-            checkNotNull(GuideStream.split(data, segments.getValue(name), layout)) { "the stream checked its size" }
+        val kept = keptGuides()
+        kept.keepOnly(announced)
+        Arrivals(announced, loaded().bundle.layout, kept) { cloud.streamGuides(taskId, it) }.receive()
+        return announced.map { it.sha256 }.associateWith { name ->
+            kept.guide(name) ?: throw BadArtifact("a guide was damaged on this device's disk: stream it again")
         }
     }
 
-    /** Streams a task's guides, a second time when the first was altered on its way. */
-    private suspend fun stream(
-        taskId: String,
-        announced: List<Guide>,
-        isLast: Boolean = false,
-    ): Map<ByteString, ByteArray> {
-        val stream = GuideStream(announced, loaded().bundle.layout)
-        try {
-            cloud.streamGuides(taskId).collect { stream.add(it) }
-            return stream.finish()
-        } catch (error: ArtifactError) {
-            if (isLast) throw BadArtifact(error.message.orEmpty(), error)
-        }
-        return stream(taskId, announced, isLast = true)
-    }
+    private fun keptGuides() = KeptGuides(store, loaded().bundle.layout)
 
     // --- one artifact -------------------------------------------------------------------------------------------------
 

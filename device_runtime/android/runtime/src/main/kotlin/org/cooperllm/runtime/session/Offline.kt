@@ -27,7 +27,10 @@ internal class Offline : Cloud {
         mostBytes: Long,
     ): Unit = refuse()
 
-    override fun streamGuides(taskId: String): Flow<GuideChunk> = refuse()
+    override fun streamGuides(
+        taskId: String,
+        start: GuidePosition,
+    ): Flow<GuideChunk> = refuse()
 
     override fun close() = Unit
 

@@ -7,7 +7,10 @@ import io.grpc.Metadata
 import io.grpc.StatusException
 import io.grpc.okhttp.OkHttpChannelBuilder
 import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.buffer
+import kotlinx.coroutines.flow.catch
 import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.flow.map
 import org.cooperllm.protos.Ack
 import org.cooperllm.protos.CheckInReply
 import org.cooperllm.protos.CheckInRequest
@@ -17,7 +20,6 @@ import org.cooperllm.protos.FederationGrpcKt.FederationCoroutineStub
 import org.cooperllm.protos.GuideChunk
 import org.cooperllm.protos.Report
 import org.cooperllm.protos.StreamGuidesRequest
-import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.OptionError
 import org.cooperllm.runtime.ProtocolMismatch
 import org.cooperllm.runtime.zo.toHex
@@ -97,38 +99,58 @@ internal class Transport(
         measure(beforeBytes, startedMs)
     }
 
-    override fun streamGuides(taskId: String): Flow<GuideChunk> =
+    override fun streamGuides(
+        taskId: String,
+        start: GuidePosition,
+    ): Flow<GuideChunk> =
         flow {
-            val beforeBytes = traffic.downlinkBytes
-            val startedMs = retry.clockMs()
-            var position = 0
-            var total = 1
-            while (position < total) {
-                // One more stream, from the first chunk that is missing.
+            var position = start
+            var isComplete = false
+            val speed = LinkSpeed(retry.clockMs)
+            while (!isComplete) {
+                // One more stream, from the first byte that is missing.
                 retry.run(address.server) {
                     channel.resetConnectBackoff()
                     val first = position
                     try {
-                        open(taskId, first).collect { chunk ->
-                            traffic.received(chunk.serializedSize.toLong())
-                            val fits = chunk.index == position && chunk.total >= 1
-                            if (!fits || (position > 0 && chunk.total != total)) {
-                                throw ArtifactError("the stream of guides contradicts itself: fetch it again")
-                            }
-                            position++
-                            total = chunk.total
+                        speed.began()
+                        arriving(open(taskId, first), speed).collect { next ->
+                            if (isComplete) return@collect // more than the last: nobody asked for it
+                            val chunk = next.getOrThrow()
+                            position = chunk.end()
+                            isComplete = chunk.last
                             emit(chunk)
                         }
                     } catch (error: StatusException) {
                         // A stream that brought something is followed by another with fresh patience.
                         val meaning = Statuses.meaningOf("StreamGuides", error.status, timedOut = true)
-                        if (meaning !is Transient || position == first) throw meaning
+                        if (meaning !is Transient || (position == first && !isComplete)) throw meaning
                     }
-                    if (position < total && position == first) throw Transient("the stream of guides ended early")
+                    if (!isComplete && position == first) throw Transient("the stream of guides ended early")
                 }
             }
-            measure(beforeBytes, startedMs)
         }
+
+    /**
+     * What a stream brings, and at last why it broke, if it did.
+     *
+     * A few chunks may wait here: the time that is spent on them is not the link's, and a break behind them takes none
+     * of them away.
+     */
+    private fun arriving(
+        stream: Flow<GuideChunk>,
+        speed: LinkSpeed,
+    ): Flow<Result<GuideChunk>> =
+        stream
+            .map { chunk ->
+                traffic.received(chunk.serializedSize.toLong())
+                speed.arrived(chunk)
+                if (speed.bytesPerS > 0) traffic.downloadBytesPerS = speed.bytesPerS
+                Result.success(chunk)
+            }.catch { emit(Result.failure(it)) }
+            .buffer(WAITING_CHUNKS)
+
+    private fun GuideChunk.end() = GuidePosition(segment, guide, offsetBytes + data.size())
 
     // --- one call -----------------------------------------------------------------------------------------------------
 
@@ -146,13 +168,15 @@ internal class Transport(
 
     private fun open(
         taskId: String,
-        firstChunk: Int,
+        start: GuidePosition,
     ): Flow<GuideChunk> {
         val request =
             StreamGuidesRequest
                 .newBuilder()
                 .setTaskId(taskId)
-                .setFirstChunk(firstChunk)
+                .setFirstSegment(start.segment)
+                .setFirstGuide(start.guide)
+                .setFirstByte(start.byte)
                 .build()
         traffic.sent(request.serializedSize.toLong())
         val patient = stub.withDeadlineAfter(STREAM_DEADLINES * deadlineMs, TimeUnit.MILLISECONDS)
@@ -228,5 +252,8 @@ internal class Transport(
         private const val CLIENT_DIGITS = 32
         private const val STREAM_DEADLINES = 10
         private const val LEAST_MEASURED_BYTES = 64 * 1024
+
+        /** Of at most 16 KiB each. */
+        private const val WAITING_CHUNKS = 16
     }
 }

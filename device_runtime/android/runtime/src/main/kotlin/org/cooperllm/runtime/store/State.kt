@@ -15,13 +15,19 @@ import kotlinx.serialization.json.long
 import org.cooperllm.runtime.Disclosure
 import org.cooperllm.runtime.StoreError
 
+/** One segment of a guide on disk: its GuideEncoding, and the SHA-256 of its encoded bytes in hex. */
+internal data class KeptPiece(
+    val encoding: Int,
+    val sha256: String,
+)
+
 /**
  * The small part of a device's state. Hashes are hex, "" means none.
  *
  * @property pendingReport a serialised Report in hex, until it is acknowledged
  * @property disclosed round -> scalars that left, and those of them in the head alone
  * @property evaluated round -> adapter that was evaluated
- * @property guides those kept: SHA-256 -> segments
+ * @property guides those kept: name -> segment -> its encoded bytes
  * @property disclosures what left, oldest first; the newest alone are kept
  * @property writes how often the state was written: of two copies the newer counts
  */
@@ -33,7 +39,7 @@ internal data class State(
     val pendingRound: Long = 0,
     val disclosed: Map<String, List<Int>> = emptyMap(),
     val evaluated: Map<String, String> = emptyMap(),
-    val guides: Map<String, List<Int>> = emptyMap(),
+    val guides: Map<String, Map<Int, KeptPiece>> = emptyMap(),
     val disclosures: List<Disclosure> = emptyList(),
     val writes: Long = 0,
 ) {
@@ -47,7 +53,7 @@ internal data class State(
                 "disclosed" to lists(disclosed),
                 "disclosures" to JsonArray(disclosures.map(::entry)),
                 "evaluated" to JsonObject(evaluated.mapValues { JsonPrimitive(it.value) }),
-                "guides" to lists(guides),
+                "guides" to JsonObject(guides.mapValues { (_, segments) -> pieces(segments) }),
                 "pending_report" to JsonPrimitive(pendingReport),
                 "pending_round" to JsonPrimitive(pendingRound),
                 "writes" to JsonPrimitive(writes),
@@ -57,6 +63,14 @@ internal data class State(
 
     private fun lists(map: Map<String, List<Int>>): JsonObject =
         JsonObject(map.mapValues { (_, numbers) -> JsonArray(numbers.map(::JsonPrimitive)) })
+
+    private fun pieces(segments: Map<Int, KeptPiece>): JsonObject {
+        val entries =
+            segments.entries.associate { (segment, piece) ->
+                "$segment" to JsonArray(listOf(JsonPrimitive(piece.encoding), JsonPrimitive(piece.sha256)))
+            }
+        return JsonObject(entries)
+    }
 
     /** Without names, as there may be many. */
     private fun entry(of: Disclosure): JsonArray =
@@ -92,7 +106,7 @@ internal data class State(
                     pendingRound = number(fields["pending_round"]),
                     disclosed = lists(fields["disclosed"]),
                     evaluated = fields["evaluated"]?.jsonObject.orEmpty().mapValues { text(it.value) },
-                    guides = lists(fields["guides"]),
+                    guides = fields["guides"]?.jsonObject.orEmpty().mapValues { pieces(it.value.jsonObject) },
                     disclosures = fields["disclosures"]?.jsonArray.orEmpty().map { disclosure(it.jsonArray) },
                     writes = number(fields["writes"]),
                 )
@@ -111,6 +125,12 @@ internal data class State(
 
         private fun lists(element: JsonElement?): Map<String, List<Int>> =
             element?.jsonObject.orEmpty().mapValues { (_, list) -> list.jsonArray.map { it.jsonPrimitive.int } }
+
+        private fun pieces(segments: JsonObject): Map<Int, KeptPiece> =
+            segments.entries.associate { (segment, piece) ->
+                val (encoding, sha256) = piece.jsonArray.map { it.jsonPrimitive }
+                segment.toInt() to KeptPiece(encoding.int, sha256.content)
+            }
 
         private fun disclosure(entry: JsonArray): Disclosure {
             if (entry.size < ENTRY_FIELDS) throw IllegalArgumentException("an entry of $ENTRY_FIELDS fields")

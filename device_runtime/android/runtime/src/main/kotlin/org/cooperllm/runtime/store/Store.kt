@@ -30,7 +30,7 @@ internal enum class Kind(
  *       progress                 scalars of the task under way: see [Progress]
  *       personal                 what personalising changed
  *       adapters/<sha256>        float32 bytes of the adapter version that the state names
- *       guides/<sha256>          decoded float32 bytes of the last task's guides: a record may name them
+ *       guides/<sha256>          encoded segments of the last task's guides: a record may name them
  *       artifacts/<sha256>       downloaded files; `.part` while they are on their way
  *       bundles/<sha256>/        a bundle's four files, by the hash of its manifest
  *
@@ -41,13 +41,15 @@ internal enum class Kind(
  * forgets neither who the device is nor what it disclosed.
  *
  * Raises StoreInUse when the folder is in use already, StoreError when it cannot be used at all. Every function that
- * writes raises StoreFull when no space is left; what was there before stays intact. One thread at a time.
+ * writes raises StoreFull when no space is left; what was there before stays intact. One thread at a time, but for
+ * [update], [read] and [write]: guides arrive while directions are measured.
  */
 internal class Store(
     private val folder: File,
     clockNs: () -> Long = System::nanoTime,
 ) : Closeable {
     private val lock: FileLock = lockFolder()
+    private val updating = Any()
 
     /** The finished scalars of the task under way. */
     val progress: Progress
@@ -72,14 +74,15 @@ internal class Store(
     override fun close() = lock.acquiredBy().close()
 
     /** Writes the state with what [change] makes of it, all of it or nothing. Returns it. */
-    fun update(change: (State) -> State): State {
-        val changed = change(state)
-        if (changed == state) return state
-        val next = changed.copy(writes = state.writes + 1)
-        Durable.writeSealedPair(file(STATE), next.toBytes())
-        state = next
-        return next
-    }
+    fun update(change: (State) -> State): State =
+        synchronized(updating) {
+            val changed = change(state)
+            if (changed == state) return state
+            val next = changed.copy(writes = state.writes + 1)
+            Durable.writeSealedPair(file(STATE), next.toBytes())
+            state = next
+            next
+        }
 
     /** The device's private key as it was written, or null when there is none yet (or it was damaged). */
     fun readKey(): ByteArray? = Durable.readSealedPair(file(KEY))

@@ -3,6 +3,7 @@ package org.cooperllm.runtime.session
 import com.google.protobuf.ByteString
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.asFlow
+import kotlinx.coroutines.flow.map
 import org.cooperllm.protos.Ack
 import org.cooperllm.protos.Artifact
 import org.cooperllm.protos.CheckInReply
@@ -27,6 +28,12 @@ internal class FakeCloud : Cloud {
     val refusals = ArrayDeque<Exception>()
     val artifacts = mutableMapOf<String, ByteArray>()
     val chunks = mutableListOf<GuideChunk>()
+
+    /** Where streams of guides began. */
+    val starts = mutableListOf<GuidePosition>()
+
+    /** What becomes of a chunk on its way; may raise. */
+    var alter: (GuideChunk) -> GuideChunk = { it }
     val checkIns = mutableListOf<CheckInRequest>()
     val reports = mutableListOf<Report>()
     var enrolled = 0
@@ -77,9 +84,20 @@ internal class FakeCloud : Cloud {
         target.writeBytes(data)
     }
 
-    override fun streamGuides(taskId: String): Flow<GuideChunk> = chunks.asFlow()
+    override fun streamGuides(
+        taskId: String,
+        start: GuidePosition,
+    ): Flow<GuideChunk> {
+        count()
+        starts += start
+        return chunks.filter { !it.isBefore(start) }.asFlow().map { alter(it) }
+    }
 
     override fun close() = Unit
+
+    private fun GuideChunk.isBefore(start: GuidePosition): Boolean =
+        compareBy<GuidePosition>({ it.segment }, { it.guide }, { it.byte })
+            .compare(GuidePosition(segment, guide, offsetBytes), start) < 0
 
     private fun count() {
         traffic.received(100)

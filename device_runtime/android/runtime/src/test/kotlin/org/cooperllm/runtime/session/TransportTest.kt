@@ -1,5 +1,6 @@
 package org.cooperllm.runtime.session
 
+import com.google.protobuf.ByteString
 import io.grpc.InsecureServerCredentials
 import io.grpc.Server
 import io.grpc.Status
@@ -22,7 +23,6 @@ import org.cooperllm.protos.CheckInRequest
 import org.cooperllm.protos.FederationGrpcKt.FederationCoroutineImplBase
 import org.cooperllm.protos.GuideChunk
 import org.cooperllm.protos.StreamGuidesRequest
-import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.CooperLLMError
 import org.cooperllm.runtime.NotEnrolled
 import org.cooperllm.runtime.ProtocolMismatch
@@ -50,26 +50,31 @@ class TransportTest {
         var calls = 0
         var answer: suspend () -> CheckInReply = { World.retry() }
         var stream: suspend (first: Int) -> List<Int> = { emptyList() }
-        val firstChunks = mutableListOf<Int>()
+        var isQueued = false
+        val starts = mutableListOf<GuidePosition>()
 
         override suspend fun checkIn(request: CheckInRequest): CheckInReply {
             calls++
             return answer()
         }
 
-        /** Chunks of six; a negative one breaks the stream off. */
+        /** Chunks of a hundred bytes, six of them; a negative one breaks the stream off. */
         override fun streamGuides(request: StreamGuidesRequest): Flow<GuideChunk> =
             flow {
-                firstChunks += request.firstChunk
-                for (index in stream(request.firstChunk)) {
+                starts += GuidePosition(request.firstSegment, request.firstGuide, request.firstByte)
+                for (index in stream((request.firstByte / CHUNK_BYTES).toInt())) {
                     if (index < 0) throw StatusException(Status.UNAVAILABLE)
                     emit(index)
                 }
             }.map {
                 GuideChunk
                     .newBuilder()
-                    .setIndex(it)
-                    .setTotal(CHUNKS)
+                    .setSegment(2)
+                    .setGuide(1)
+                    .setOffsetBytes(it * CHUNK_BYTES)
+                    .setData(ByteString.copyFrom(ByteArray(CHUNK_BYTES.toInt())))
+                    .setQueued(isQueued)
+                    .setLast(it == CHUNKS - 1)
                     .build()
             }
     }
@@ -159,22 +164,37 @@ class TransportTest {
     }
 
     @Test
-    fun `a stream of guides goes on at the first chunk that is missing`() {
-        cloud.stream = { first -> if (first == 0) listOf(0, 1, 2, -1) else (first until CHUNKS).toList() }
-        val chunks = runBlocking { open().streamGuides("task").toList() }
-        assertEquals((0 until CHUNKS).toList(), chunks.map { it.index })
-        assertEquals(listOf(0, 3), cloud.firstChunks)
+    fun `a stream of guides goes on at the first byte that is missing, and ends with the last chunk`() {
+        cloud.stream = { first -> if (first == 0) listOf(0, 1, 2, -1) else (first until CHUNKS).toList() + 2 }
+        val transport = open()
+        val chunks = runBlocking { transport.streamGuides("task", GuidePosition()).toList() }
+        assertEquals((0 until CHUNKS).map { it * CHUNK_BYTES }, chunks.map { it.offsetBytes })
+        assertEquals(listOf(GuidePosition(), GuidePosition(2, 1, 3 * CHUNK_BYTES)), cloud.starts)
+        val later = GuidePosition(2, 1, 4 * CHUNK_BYTES)
+        assertEquals(2, runBlocking { transport.streamGuides("task", later).toList() }.size)
+        assertEquals(later, cloud.starts.last())
+        assertEquals(0.0, transport.traffic.downloadBytesPerS, 0.0) // none had waited for the link
     }
 
     @Test
-    fun `a stream that contradicts itself, or brings nothing, is a typed error`() {
-        cloud.stream = { listOf(0, 2) }
-        assertThrows(ArtifactError::class.java) { runBlocking { open().streamGuides("task").toList() } }
-        transport?.close()
+    fun `the link is measured on chunks that had waited for it`() {
+        cloud.isQueued = true
+        cloud.stream = {
+            delay(PAUSE_MS)
+            List(CHUNKS * CHUNKS * CHUNKS) { index -> if (index == CHUNKS * CHUNKS * CHUNKS - 1) CHUNKS - 1 else 0 }
+        }
+        val transport = open()
+        val count = runBlocking { transport.streamGuides("task", GuidePosition()).toList().size }
+        assertEquals(CHUNKS * CHUNKS * CHUNKS, count)
+        assertTrue("${transport.traffic.downloadBytesPerS}", transport.traffic.downloadBytesPerS > CHUNK_BYTES)
+    }
+
+    @Test
+    fun `a stream that brings nothing is a typed error`() {
         cloud.stream = { emptyList() }
         assertThrows(
             ServerUnreachable::class.java,
-        ) { runBlocking { open { Thread.yield() }.streamGuides("t").toList() } }
+        ) { runBlocking { open { Thread.yield() }.streamGuides("t", GuidePosition()).toList() } }
     }
 
     @Test
@@ -200,6 +220,7 @@ class TransportTest {
 
     private companion object {
         const val CHUNKS = 6
+        const val CHUNK_BYTES = 100L
         const val MOST_MS = 10_000L
         const val PAUSE_MS = 20L
     }

@@ -9,6 +9,7 @@ internal object GoldenStore {
     val ADAPTER: ByteArray = ByteArray(40) { it.toByte() }
     val GUIDE: ByteArray = ByteArray(16) { (100 + it).toByte() }
     val PERSONAL: ByteArray = "{\"steps\": 3}\n".toByteArray() + ByteArray(8) { (200 + it).toByte() }
+    val GUIDE_NAME: String = "ef".repeat(32)
     const val TASK = "task-é"
     val SCALARS = listOf(0.125, -2.5, 1e-300, 3.4e38, 1e-5, 12345678.0, 0.1f.toDouble())
 
@@ -32,7 +33,7 @@ internal object GoldenStore {
                     pendingRound = 3,
                     disclosed = mapOf("2" to listOf(4, 0), "3" to listOf(8, 1)),
                     evaluated = mapOf("3" to "cd".repeat(32)),
-                    guides = mapOf(guide to listOf(0, 2)),
+                    guides = mapOf(GUIDE_NAME to mapOf(0 to KeptPiece(1, guide), 2 to KeptPiece(2, guide))),
                     disclosures = listOf(Disclosure(1.5e12, 3, "directions", 8, 1, 120)),
                 )
             }

@@ -81,8 +81,8 @@ class StoreTest {
                     assertEquals(GoldenStore.SCALARS.take(kept.size), kept)
                     store.readAdapter()?.let { assertArrayEquals(GoldenStore.ADAPTER, it) }
                     store.readPersonal()?.let { assertArrayEquals(GoldenStore.PERSONAL, it) }
-                    for (guide in state.guides.keys) {
-                        store.read(Kind.GUIDES, guide)?.let { assertArrayEquals(GoldenStore.GUIDE, it) }
+                    for (piece in state.guides.getValue(GoldenStore.GUIDE_NAME).values) {
+                        store.read(Kind.GUIDES, piece.sha256)?.let { assertArrayEquals(GoldenStore.GUIDE, it) }
                     }
                 }
                 file.writeBytes(content)
@@ -225,7 +225,9 @@ class StoreTest {
         assertArrayEquals(GoldenStore.KEY, store.readKey())
         assertArrayEquals(GoldenStore.ADAPTER, store.readAdapter())
         assertArrayEquals(GoldenStore.PERSONAL, store.readPersonal())
-        assertArrayEquals(GoldenStore.GUIDE, store.read(Kind.GUIDES, state.guides.keys.single()))
+        val pieces = state.guides.getValue(GoldenStore.GUIDE_NAME)
+        assertEquals(mapOf(0 to 1, 2 to 2), pieces.mapValues { it.value.encoding })
+        for (piece in pieces.values) assertArrayEquals(GoldenStore.GUIDE, store.read(Kind.GUIDES, piece.sha256))
         assertEquals(GoldenStore.SCALARS, store.progress.of(GoldenStore.TASK))
     }
 

@@ -1,0 +1,68 @@
+package org.cooperllm.runtime.session
+
+import com.google.protobuf.ByteString
+import org.cooperllm.protos.Guide
+import org.cooperllm.runtime.store.KeptPiece
+import org.cooperllm.runtime.store.Kind
+import org.cooperllm.runtime.store.Store
+import org.cooperllm.runtime.zo.FloatVector
+import org.cooperllm.runtime.zo.Layout
+import org.cooperllm.runtime.zo.toHex
+
+/**
+ * The guides of the last task on disk, segment by segment, encoded as they came: each under the hash of its own bytes.
+ *
+ * The record that leads to the next version may name them, a session that was ended goes on behind them, and a group of
+ * directions decodes again what an earlier one used.
+ */
+internal class KeptGuides(
+    private val store: Store,
+    private val layout: Layout,
+) : PieceKeeper {
+    /** All of a guide that was kept, or null. Raises BadArtifact where it cannot be decoded. */
+    fun guide(name: ByteString): Slices? {
+        val segments = store.state.guides[hex(name)]?.keys.orEmpty()
+        if (segments.isEmpty()) return null
+        return segments.associateWith { segment(name, it) ?: return null }
+    }
+
+    /** One segment of a guide that was kept, or null. Raises as [guide]. */
+    fun segment(
+        name: ByteString,
+        segment: Int,
+    ): FloatVector? {
+        val kept = piece(name, segment) ?: return null
+        val data = store.read(Kind.GUIDES, kept.sha256) ?: return null
+        return GuideAssembly.decode(kept.encoding, data, layout.segmentCount(segment))
+    }
+
+    /** Lets go of all that these do not name. */
+    fun keepOnly(announced: List<Guide>) {
+        val names = announced.map { hex(it.sha256) }.toSet()
+        val kept = store.state.guides.filterKeys { it in names }
+        store.update { it.copy(guides = kept) }
+        store.keepOnly(Kind.GUIDES, kept.values.flatMap { segments -> segments.values.map { it.sha256 } }.toSet())
+    }
+
+    override fun isHere(
+        guide: ByteString,
+        segment: Int,
+    ): Boolean = piece(guide, segment)?.let { store.read(Kind.GUIDES, it.sha256) } != null
+
+    override fun keep(piece: Piece) {
+        GuideAssembly.decode(piece.encoding, piece.data, layout.segmentCount(piece.segment)) // raises, if it does, now
+        val kept = KeptPiece(piece.encoding, store.write(Kind.GUIDES, piece.data))
+        val name = hex(piece.guide)
+        store.update { state ->
+            val segments = state.guides[name].orEmpty() + (piece.segment to kept)
+            state.copy(guides = state.guides + (name to segments))
+        }
+    }
+
+    private fun piece(
+        name: ByteString,
+        segment: Int,
+    ): KeptPiece? = store.state.guides[hex(name)]?.get(segment)
+
+    private fun hex(name: ByteString) = name.toByteArray().toHex()
+}
