@@ -16,6 +16,8 @@ from device_runtime.errors import (
 )
 from device_runtime.progress import Progress
 from device_runtime.streaming import Order
+from device_runtime.stretches import Stretches
+from device_runtime.tasks import Finding
 from protos import federation_pb2 as pb
 
 from .fake_cloud import guide_chunks
@@ -206,6 +208,37 @@ def test_a_task_that_comes_back_after_another_pays_again(tmp_path: Path) -> None
     assert world.store.state.disclosed == {"1": [COUNT + 8, 0]}
     world.turn(again(world, 0))  # its scalars are gone from here: it would be measured anew
     assert world.status == "REFUSED_DISCLOSURE_BUDGET"
+
+
+def test_another_task_that_never_ended_ends_the_mark_too(tmp_path: Path) -> None:
+    world = interrupted(tmp_path, 8, limit=64)
+    other = world.task(update=world.unchanged(), directions=directions(8))
+    other.task.task_id = "other"
+    world.make_engine = ends_at(3)
+    world.start()
+    with pytest.raises(KeyboardInterrupt):
+        world.turn(other)
+    world.make_engine = Orderly
+    world.start()
+    world.turn(again(world, 0))
+    assert world.status == "OK"
+    assert world.store.state.disclosed == {"1": [2 * COUNT, 0]}
+
+
+def test_a_task_that_is_lost_while_it_runs_pays_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: object) -> Finding:
+        raise TaskLost("the lease expired")
+
+    world = interrupted(tmp_path, 8, limit=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stretches, "compute", lost)
+        world.turn(again(world, 4))
+    assert not world.cloud.reports
+    world.turn(again(world, 0))
+    assert world.status == "OK"
+    assert world.store.state.disclosed == {"1": [2 * COUNT, 0]}
 
 
 def test_a_lost_task_stays_charged_and_pays_again(tmp_path: Path) -> None:
