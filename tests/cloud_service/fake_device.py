@@ -7,10 +7,10 @@ depends on the task and the number alone, never on time.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -284,7 +284,7 @@ class FakeDevice:
                     self.enroll()
                 if not self.step():
                     return
-            except (grpc.RpcError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            except (grpc.RpcError, OSError, http.client.HTTPException) as error:
                 if isinstance(error, grpc.RpcError) and error.code() in PERMANENT:
                     raise
                 # The service may come back on another HTTP port: Enroll tells it.
