@@ -65,8 +65,8 @@ internal class GuideAssembly(
         missing += all.sortedBy { it.segment }.filterNot { isHere(names[it.guide], it.segment) } // the sort is stable
     }
 
-    /** The segments that something has yet to arrive of. */
-    fun missingSegments(): Set<Int> = missing.map { it.segment }.toSet()
+    /** How many pieces have yet to arrive, by segment. */
+    fun missingPieces(): Map<Int, Int> = missing.groupingBy { it.segment }.eachCount()
 
     /** Forgets what is here of the piece that is arriving. */
     fun drop() {
@@ -146,7 +146,7 @@ internal class GuideAssembly(
         private const val MOST_HEADER_BYTES = 4096
 
         /**
-         * The [count] values of an encoded segment.
+         * Writes the values of an encoded segment of [count] parameters to [into]; with null, only checks them.
          *
          * Raises BadArtifact when it is damaged or not finite, UnsupportedTask for an encoding that is not known here.
          */
@@ -154,8 +154,9 @@ internal class GuideAssembly(
             encoding: Int,
             data: ByteArray,
             count: Int,
-        ): FloatVector {
-            if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count)
+            into: FloatVector?,
+        ) {
+            if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count, into)
             if (encoding != GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE) {
                 throw UnsupportedTask("guide encoding $encoding is not known here: update the app")
             }
@@ -166,7 +167,7 @@ internal class GuideAssembly(
             if (!fits || !values.all { it.isFinite() }) {
                 throw BadArtifact("a guide has another size, NaN or infinity: send another")
             }
-            return FloatVector.of(values)
+            into?.write(0, values, count)
         }
     }
 }
