@@ -20,6 +20,14 @@ SHAPES: dict[str, tuple[str, dict[str, Any]] | None] = {
             "ffn_dim": 3072, "max_position_embeddings": 2048, "word_embed_proj_dim": 768,
         },
     ),
+    "llama-small": (
+        "llama",
+        {
+            "vocab_size": 30522, "hidden_size": 320, "num_hidden_layers": 4, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "intermediate_size": 864, "max_position_embeddings": 512,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        },
+    ),
 }  # fmt: skip
 TARGETS = {"minilm": "query,value"}
 

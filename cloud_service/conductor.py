@@ -21,10 +21,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
-from cloud_service import leases, opening, rounds
+from cloud_service import compression, leases, opening, rounds
 from cloud_service.chain import wanted_scores
 from cloud_service.compression import AS_SAMPLED
-from cloud_service.directions import Float32, Guides
+from cloud_service.directions import Float32, Guides, Received
 from cloud_service.federation import Federation
 from cloud_service.head_share import counts_as_head
 from cloud_service.levels import level_of, same_for
@@ -170,7 +170,7 @@ class Conductor:
         settings = replace(settings, counts_as_head=of_head)
         chosen = self._levelled(number, [item for item in known if item.client_id in cohort])
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
-        facts = opening.decided(split, self.federation.schedule, state)
+        facts = opening.decided(split, self.federation.schedule, state) | self._guide_facts(number, plan)
         self._commit_opening(number, plan, cohort, facts)
         return True
 
@@ -196,6 +196,27 @@ class Conductor:
         if self.job.directions == "shared":
             found = same_for(found)
         return [replace(member, guide_level=found[member.client_id]) for member in members]
+
+    def _guide_facts(self, number: int, plan: RoundPlan) -> dict[str, Any]:
+        """What a round's guide was sampled from, and at which level each client gets it; for operators."""
+        if not plan.levels():
+            return {}
+        before = self.job.guide_staleness if number else 0
+        levels = {task.client_id: task.guide_level for task in plan.tasks if plan.guide_of(task) is not None}
+        return {"guide": {"staleness": before, "sampled_from": number - before, "levels": levels}}
+
+    def _keep_alignment(self, number: int, plan: RoundPlan, received: Received) -> None:
+        """The cosine of what devices received with what was sampled, by level; for operators."""
+        sampled = next(iter(self.shelf.received(number, [AS_SAMPLED]).values()), None)
+        if sampled is None or not plan.levels():
+            return
+        found = {}
+        for level in plan.levels():
+            guide = plan.guides.at(level)
+            assert guide is not None  # tasks name it
+            found[str(level)] = compression.cosine(sampled, received[guide.name])
+        with self.store.transaction() as connection:
+            opening.keep_decided(connection, number, {"alignment": found})
 
     def _commit_opening(
         self,
@@ -249,6 +270,7 @@ class Conductor:
         before = self._state(newest)
         plan = RoundPlan.from_bytes(self.artifacts.get(out.plan_sha256))
         received = self.shelf.received(out.number, plan.levels() or (AS_SAMPLED,))
+        self._keep_alignment(out.number, plan, received)
         scale = self.preparation.scale()
         after, record, diagnostics = rounds.apply(before, plan, found, received, self.layout, scale)
         if after.version == before.version:

@@ -62,7 +62,7 @@ def make_app(callers: Callers, failed: Callable[[Exception], None]) -> FastAPI:
 
     @app.get("/v1/rounds/{number}", dependencies=operator)
     def one_round(number: int) -> dict[str, Any]:
-        found = reading.one_round(federation.store, federation.deliveries, number)
+        found = reading.one_round(federation, number)
         if found is None:
             raise HTTPException(404, f"there is no round {number} yet")
         return found

@@ -10,13 +10,15 @@ from google.protobuf.json_format import MessageToDict
 from sqlalchemy.engine import Connection, Row
 
 from cloud_service.chain import wanted_scores
-from cloud_service.deliveries import Deliveries
+from cloud_service.compression import AS_SAMPLED, LEVELS
+from cloud_service.directions import Guides
 from cloud_service.federation import Federation
 from cloud_service.opening import may_join, member
 from cloud_service.store import (
     Store,
     clients,
     guide_segments,
+    guides,
     jobs,
     latest_version,
     metrics,
@@ -82,9 +84,9 @@ def all_rounds(store: Store) -> list[dict[str, Any]]:
         return [_summary(connection, row) for row in rows]
 
 
-def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, Any] | None:
+def one_round(federation: Federation, number: int) -> dict[str, Any] | None:
     """A round with everything that is known about it; None when it has not opened yet."""
-    with store.transaction() as connection:
+    with federation.store.transaction() as connection:
         row = one(connection, round_rows, round_rows.c.number == number)
         if row is None:
             return None
@@ -92,6 +94,7 @@ def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, An
         leases = connection.execute(
             sa.select(tasks).where(tasks.c.round == number).order_by(tasks.c.task_id)
         ).all()
+        level_by_name = _levels(connection, number)
         coded = connection.execute(
             sa.select(guide_segments)
             .where(guide_segments.c.round == number)
@@ -109,9 +112,10 @@ def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, An
             "status": item.status,
             "remaining_ms": item.remaining_ms,
             "guide": item.guide,
+            "guide_level": level_by_name.get(item.guide),
             "guide_sent": [
                 {"segment": segment, "start_ms": start_ms, "end_ms": end_ms}
-                for segment, (start_ms, end_ms) in sorted(deliveries.of(item.task_id).items())
+                for segment, (start_ms, end_ms) in sorted(federation.deliveries.of(item.task_id).items())
             ],
         }
         for item in leases
@@ -126,8 +130,21 @@ def one_round(store: Store, deliveries: Deliveries, number: int) -> dict[str, An
         }
         for item in coded
     ]
+    # Of the guide as received with the guide as sampled, of the levels that devices had, once it is closed.
+    cosines = {int(level): cosine for level, cosine in (found["alignment"] or {}).items()}
+    found["guide_cosines"] = {AS_SAMPLED: 1.0, **cosines}
     found["reports"] = [_report(item) for item in answered]
     return found
+
+
+def _levels(connection: Connection, number: int) -> dict[str, int]:
+    """The level of compression that each name of a round's guide stands for."""
+    row = one(connection, guides, guides.c.round == number)
+    if row is None:
+        return {}
+    announced = Guides(bytes.fromhex(json.loads(row.facts)["base"]))
+    named = {level: announced.at(level) for level in (AS_SAMPLED, *LEVELS)}
+    return {guide.name.hex(): level for level, guide in named.items() if guide is not None}
 
 
 def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -145,6 +162,8 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "diagnostics": json.loads(row.diagnostics),
         "stage": values.get("stage"),
         "split": values.get("split"),
+        "guide": values.get("guide"),
+        "alignment": values.get("alignment"),
         "traffic_bytes": values.get("traffic", {}),
         "evaluation": values.get("evaluation"),
         "device_evaluation": _device_evaluation(connection, row.number),

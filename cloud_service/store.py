@@ -124,7 +124,7 @@ guide_segments = sa.Table(
     sa.Column("level", sa.Integer, primary_key=True),
     sa.Column("segment", sa.Integer, primary_key=True),
     sa.Column("encoding", sa.Integer, nullable=False),  # GuideEncoding
-    sa.Column("sha256", sa.String(64), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),  # "": nobody needs it any more
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("start_ms", sa.BigInteger, nullable=False),  # of its sampling or coding
     sa.Column("end_ms", sa.BigInteger, nullable=False),
@@ -181,6 +181,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._lock = threading.RLock()
+        self._current: Connection | None = None  # of the thread that holds the lock
         try:
             self.engine = sa.create_engine(url)
         except ModuleNotFoundError as error:
@@ -196,11 +197,20 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction: committed when the block ends, undone when it raises."""
+        """One transaction: committed when the block ends, undone when it raises. Within another of the same
+        thread it is part of that one.
+        """
         with self._lock:
+            if self._current is not None:
+                yield self._current
+                return
             try:
                 with self.engine.begin() as connection:
-                    yield connection
+                    self._current = connection
+                    try:
+                        yield connection
+                    finally:
+                        self._current = None
             except sa.exc.DBAPIError as error:
                 raise _storage_error(error, self.engine) from None
 

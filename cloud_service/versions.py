@@ -20,7 +20,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
-from cloud_service.store import guide_segments, guides, reports, tasks, versions
+from cloud_service.store import guide_segments, reports, tasks, versions
 from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256
@@ -78,12 +78,13 @@ def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
     if len(whole) == 2:
         oldest = whole[-1]
         names, of_round = sa.select(guide_segments.c.sha256), guide_segments.c.round
-        gone = set(connection.execute(names.where(of_round < oldest)).scalars())
+        old = sa.and_(of_round < oldest, guide_segments.c.sha256 != "")
+        gone = set(connection.execute(names.where(old)).scalars())
         gone -= set(connection.execute(names.where(of_round >= oldest)).scalars())
         for name in gone:
             artifacts.remove(name)
-        connection.execute(sa.delete(guide_segments).where(of_round < oldest))
-        connection.execute(sa.delete(guides).where(guides.c.round < oldest))
+        # What was sent, and when it was sampled, stays for those who look back.
+        connection.execute(sa.update(guide_segments).where(old).values(sha256=""))
         connection.execute(sa.update(versions).where(versions.c.number <= oldest).values(record=None))
     states = connection.execute(sa.select(versions.c.number, versions.c.state_sha256)).all()
     needed = {row.state_sha256 for row in states if row.number >= newest - 1}

@@ -9,6 +9,7 @@ import http.client
 import os
 import ssl
 from collections.abc import Callable
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,7 +56,10 @@ class Downloads:
         if limit > most_bytes:
             raise ArtifactError(f"artifact of {size_bytes} bytes refused: this device accepts {most_bytes}")
         part = target.with_name(target.name + ".part")
-        self._retry.run(lambda: self._continue(sha256, part, limit), self.url)
+        have = _size_bytes(part)
+        while not self._retry.run(partial(self._advance, sha256, part, limit, have), self.url):
+            have = _size_bytes(part)
+            self._retry.sleep(self._retry.uniform(0.0, self._retry.first_pause_s))
         with open(part, "a+b") as file:  # "a": an empty answer has left no file
             file.seek(0)
             digest = hashlib.sha256()
@@ -68,9 +72,24 @@ class Downloads:
         os.replace(part, target)
         sync_folder(target.parent)
 
+    def _advance(self, sha256: str, part: Path, limit: int, have: int) -> bool:
+        """One request; whether nothing is missing after it. Raises Transient when it brought nothing beyond
+        `have` bytes.
+
+        A link that breaks again and again but brings something each time is slow, not gone: patience is for
+        the rest.
+        """
+        try:
+            self._continue(sha256, part, limit)
+        except Transient:
+            if _size_bytes(part) > have:
+                return False
+            raise
+        return True
+
     def _continue(self, sha256: str, part: Path, limit: int) -> None:
         """One request for the bytes that are missing; a broken one leaves what arrived, for the next."""
-        have = part.stat().st_size if part.exists() else 0
+        have = _size_bytes(part)
         if have > limit:
             part.unlink()
             have = 0
@@ -133,6 +152,10 @@ class Downloads:
         expected = response.getheader("Content-Length")
         if expected is not None and expected.isdecimal() and written - start < int(expected):
             raise Transient("the connection broke off")
+
+
+def _size_bytes(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _append(file: FileIO, data: bytes, part: Path) -> None:

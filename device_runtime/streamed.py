@@ -42,10 +42,10 @@ class Pieces(Protocol):
 
 
 def can_stream(task: pb.DirectionsTask) -> bool:
-    """Whether a task's guides need not be whole at any time: nothing moves, and nothing asks for turns."""
+    """Whether a task's guides need not be whole at any time: nothing moves along them in between."""
     moves = any(step.local_learning_rate > 0 for step in task.steps[:-1])
     exact = any(direction.exact for step in task.steps for direction in step.directions)
-    return bool(task.guides) and not (task.in_turn or moves or exact)
+    return bool(task.guides) and not (moves or exact)
 
 
 class Feed:
@@ -87,10 +87,12 @@ class Feed:
 
         Raises what the core does, what ended the stream, and what `permit` does.
         """
+        if self._task.in_turn:
+            self._await_all()
         size = choose(self._sizes(batches, directions), self._engine.streaming_bytes).group
         waiting = deque(units(directions, self._engine.segment_counts))
         if size == 0:  # guides that are small beside hidden states: all of them, as ever
-            for segment in sorted({k for segments in self._segments.values() for k in segments}):
+            for segment in self._guided:
                 self._enter(segment)
             self._decide()
             yield from measure_whole(self._engine, batches, directions, self._task, between)
@@ -105,6 +107,15 @@ class Feed:
             between.learn(len(group), between.clock() - start_s)
             self._decide()
             yield rho
+
+    @property
+    def _guided(self) -> list[int]:
+        return sorted({k for segments in self._segments.values() for k in segments})
+
+    def _await_all(self) -> None:
+        with self._engine.unlocked():
+            for segment in self._guided:
+                self._arrivals.await_segment(segment)
 
     def _sizes(self, batches: list[Batch], directions: list[Direction]) -> Sizes:
         counts = self._engine.segment_counts

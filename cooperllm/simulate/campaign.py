@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from cooperllm.simulate import blocks, bounds, folder, material, shards, stages
+from cooperllm.simulate.bits import guide_bits
 from cooperllm.simulate.federation import Federation, Plan
 from cooperllm.simulate.ledger import SERVICE, device_name
 from cooperllm.simulate.live import View
@@ -72,6 +73,7 @@ def simulate(settings: Settings, view: View) -> Outcome:
         refusals=[line for run in runs.values() for line in run.refusals],
         crossings=runs["cooperllm", settings.seeds[0]].crossings,
         typical=runs["cooperllm", settings.seeds[0]].typical,
+        guides=runs["cooperllm", settings.seeds[0]].guides,
         traffic=traffic_of(runs["cooperllm", settings.seeds[0]].rows),
         duration_s=time.monotonic() - started_s,
     )
@@ -153,14 +155,15 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
     ledger, service = federation.ledger, federation.operator
     assert service is not None  # it answered, or the run would not have finished
     rounds = service.rounds()
-    devices = ledger.devices.values()
+    federation.history.read(service, [int(row["round"]) for row in rounds], most=len(rounds))
+    devices, details = ledger.devices.values(), federation.history.rows()
     return Run(
         rows=round_rows(rounds, variant, seed, ledger),
         spans=[
             *ledger.spans,
             *round_spans(rounds),
             *stages.spans(rounds),
-            *guide_spans(service.details(rounds), ledger.device_by_task),
+            *guide_spans(details, ledger.device_by_task),
         ],
         unequal=ledger.unequal(),
         refusals=ledger.refusals,
@@ -168,5 +171,6 @@ def _harvest(federation: Federation, variant: str, seed: int, bundle: Bundle, st
         skipped_examples=sum(device.skipped_examples for device in devices),
         truncated_examples=sum(device.truncated_examples for device in devices),
         crossings=federation.crossings(),
+        guides=guide_bits(details, bundle.layout),
         duration_s=time.monotonic() - started_s,
     )

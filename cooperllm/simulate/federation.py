@@ -16,7 +16,7 @@ from cooperllm.simulate.live import View
 from cooperllm.simulate.processes import Children, Event
 from cooperllm.simulate.proxy import Proxies, Proxy
 from cooperllm.simulate.records import Crossing
-from cooperllm.simulate.rounds import Operator
+from cooperllm.simulate.rounds import History, Operator
 from device_runtime.bundle import Bundle
 from device_runtime.errors import CooperLLMError
 
@@ -61,6 +61,7 @@ class Federation:
         self.children = Children()
         self.ledger = Ledger(len(plan.data), plan.rounds)
         self.operator: Operator | None = None
+        self.history = History()
         self.restarts = 0
         self._grpc = self._http = ""  # addresses, once the service has told them
         self.proxies: list[Proxy] = []  # of each device, where there are links
@@ -121,7 +122,9 @@ class Federation:
         if history:
             self._history_due_s = now_s + HISTORY_EVERY_S
         try:
-            return Event(SERVICE, self.operator.poll(history))
+            event = Event(SERVICE, self.operator.poll(history))
+            self.history.read(self.operator, range(event.body["job"]["round"] or 0))
+            return event
         except CooperLLMError:
             # It may just be on its way back from a kill; if it does not come back, its exit or the stall
             # says so.

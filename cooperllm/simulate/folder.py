@@ -37,6 +37,8 @@ def write(
     timeline.write(out / "timeline.json", first.spans)
     if first.typical[0] is not None:
         (out / "round.png").write_bytes(round_plot.draw(first.typical[0]))
+    if first.guides:
+        (out / "bits.png").write_bytes(round_plot.draw_bits(first.guides))
     (out / "adapter.safetensors").write_bytes(first.final.safetensors)
     export_peft(bundle, first.final.values, out / "peft")
     job = out / "runs" / f"seed-{settings.seeds[0]}" / "cooperllm" / "job.toml"
@@ -54,6 +56,7 @@ def write(
             platform={**_data(pools, data, settings, first), **_platform()},
             crossings=first.crossings,
             typical=first.typical,
+            guides=first.guides,
         ),
     )
 

@@ -98,7 +98,7 @@ class Link:
         if self.stall_s:
             words.append(f"stalls of {self.stall_s:g} s every {self.stall_every_s:g} s")
         if self.reset_every_bytes:
-            words.append(f"reset every {self.reset_every_bytes / 1e6:g} MB")
+            words.append(f"reset every {self.reset_every_bytes / 1e3:g} kB")
         return ", ".join(words)
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cooperllm.simulate import blocks, pipelined, stages
+from cooperllm.simulate import bits, blocks, pipelined, stages
+from cooperllm.simulate.bits import GuideBits
 from cooperllm.simulate.pipelined import Pipelined
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
 from cooperllm.simulate.report import bytes_text
@@ -46,6 +47,7 @@ class Run:
     truncated_examples: int
     duration_s: float
     crossings: Sequence[Crossing] = ()
+    guides: Sequence[GuideBits] = ()
 
     @cached_property
     def typical(self) -> tuple[Pipelined | None, int]:
@@ -76,6 +78,7 @@ class Outcome:
     blocks: Sequence[Sequence[Mapping[str, Any]]] = ()  # of each seed's run; empty without blocks
     crossings: Sequence[Crossing] = ()  # of the first seed's run; empty without links
     typical: tuple[Pipelined | None, int] = (None, 0)  # of the same, see pipelined.typical
+    guides: Sequence[GuideBits] = ()  # of the same; empty where none were sent
     traffic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of the same, see traffic_of
 
     def lines(self) -> list[str]:
@@ -89,6 +92,7 @@ class Outcome:
             lines += stages.lines(chain) if chain else []
         for cuts in self.blocks:
             lines += blocks.lines(cuts)
+        lines += bits.lines(self.guides)
         found, count = self.typical
         if found is not None:
             lines.append(pipelined.line(found, count))
@@ -124,6 +128,7 @@ class Outcome:
             "duration_s": self.duration_s,
             "traffic": self.traffic,
             **({"pipeline": pipelined.facts(found, count)} if found is not None else {}),
+            **({"guides": bits.summary(self.guides)} if self.guides else {}),
             **({"links": [asdict(item) for item in self.crossings]} if self.crossings else {}),
             **({"chain": list(self.chains)} if any(self.chains) else {}),
             **({"blocks": list(self.blocks)} if any(self.blocks) else {}),

@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from cooperllm.simulate import pipelined, plots, round_plot, stages
+from cooperllm.simulate import bits, pipelined, plots, round_plot, stages
+from cooperllm.simulate.bits import GuideBits
 from cooperllm.simulate.pipelined import Pipelined
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow, total_bytes
 
@@ -19,6 +20,7 @@ FILES: dict[str, str] = {
     "timeline.json": "Chrome trace of downlink, compute and uplink of every device, and of the cloud",
     "accuracy.png": "the curve above", "loss.png": "the curve above",
     "round.png": "one round: what cloud, link and device did with each segment, and when",
+    "bits.png": "bits a parameter of each segment of the guide, by round",
     "job.toml": "the job as it ran; start it again with cooperllm serve --job",
     "adapter.safetensors": "the final adapter",
     "peft/": "the final adapter for transformers + PEFT",
@@ -40,6 +42,7 @@ class Findings:
     platform: Mapping[str, str]
     crossings: Sequence[Crossing] = ()
     typical: tuple[Pipelined | None, int] = (None, 0)  # see pipelined.typical
+    guides: Sequence[GuideBits] = ()
 
 
 def write(folder: Path, findings: Findings) -> Path:
@@ -65,6 +68,7 @@ def render(findings: Findings, folder: Path) -> str:
         loss=_picture(findings, "loss"),
         stages=_stages(findings.rows),
         pipeline=_pipeline(*findings.typical),
+        guides=_guides(findings.guides),
         equality=_equality(findings.rows),
         traffic=_traffic(findings.rows),
         time=_time(findings.busy_s),
@@ -156,6 +160,15 @@ def _pipeline(found: Pipelined | None, count: int) -> str:
         f"<section><h2>One round, segment by segment</h2>{picture}"
         f'<p class="soft">{escape(pipelined.line(found, count))}.</p></section>'
     )
+
+
+def _guides(found: Sequence[GuideBits]) -> str:
+    """The section about how guides were coded; nothing where none were sent."""
+    if not found:
+        return ""
+    picture = _image("bits by segment", *(round_plot.draw_bits(found, dark) for dark in (False, True)))
+    said = "".join(f"<p>{escape(line.strip())}</p>" for line in bits.lines(found))
+    return f'<section><h2>Bits of the guides</h2>{picture}<div class="soft">{said}</div></section>'
 
 
 def _equality(rows: Sequence[RoundRow]) -> str:

@@ -23,6 +23,7 @@ UPLINK_KINDS = ("check_in_requests", "reports")
 """Kinds of traffic that come from the devices; all others go to them."""
 
 TIMEOUT_S = 60.0
+READ_AT_ONCE = 4  # rounds, so that whoever watches is not kept waiting
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,6 @@ class Operator:
             "rounds": self.rounds() if whole else [],
         }
 
-    def details(self, rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Each of these rounds, with its tasks, reports and segments of its guide."""
-        return [json.loads(self.get(f"/v1/rounds/{int(row['round'])}")) for row in rounds]
-
     def final_adapter(self, layout: Layout) -> FinalAdapter:
         """The newest version, whole."""
         newest = json.loads(self.get("/v1/versions"))[-1]
@@ -81,6 +78,25 @@ class Operator:
         tensors = load(data)
         values = np.concatenate([tensors[tensor.name].reshape(-1) for tensor in layout.tensors])
         return FinalAdapter(data, values)
+
+
+class History:
+    """What the service tells of each round's guide and tasks, read soon after the round: with time it forgets
+    guides.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, dict[str, Any]] = {}
+
+    def read(self, operator: Operator, rounds: Iterable[int], most: int = READ_AT_ONCE) -> None:
+        """Read those of these rounds that are new, at most so many now. Raises CooperLLMError, as `get`."""
+        for number in [number for number in rounds if number not in self._found][:most]:
+            row = json.loads(operator.get(f"/v1/rounds/{number}"))
+            self._found[number] = {name: value for name, value in row.items() if name != "reports"}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was read, in order of rounds."""
+        return [row for _, row in sorted(self._found.items())]
 
 
 def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger: Ledger) -> list[RoundRow]:
@@ -112,7 +128,7 @@ def round_rows(rounds: Sequence[Mapping[str, Any]], run: str, seed: int, ledger:
 def guide_spans(details: Iterable[Mapping[str, Any]], device_by_task: Mapping[str, str]) -> list[Span]:
     """What the cloud did with each round's guide, segment by segment; what it sent is in the device's lanes.
 
-    `details` is each round with all that the service knows of it.
+    `details` is what History read.
     """
     found: list[Span] = []
     for row in details:

@@ -22,11 +22,7 @@ struct CodeTables {
   uint16_t costs[kAlphas][kRows][kRows] = {};    // in 1/32 bits
 };
 
-constexpr int bit_length(uint64_t value) {
-  int length = 0;
-  for (; value != 0; value >>= 1) ++length;
-  return length;
-}
+constexpr int bit_length(uint64_t value) { return value == 0 ? 0 : 64 - __builtin_clzll(value); }
 
 // 32 log2(4096 / frequency), its logarithm rounded down.
 constexpr uint16_t cost_of(uint32_t frequency) {

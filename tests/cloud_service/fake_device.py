@@ -73,6 +73,9 @@ class FakeDevice:
         self.exits: dict[int, int] = {}  # by round, of its evaluation
         self.http = ""
         self.segment_ms: list[float] = []  # what it says that a run of each segment takes
+        self.rates: dict[
+            int, float
+        ] = {}  # by round, from which on it says that its link is so fast, bytes a second
         self.time_ms = lambda: int(time.time() * 1000)
 
     # --- calls
@@ -114,6 +117,7 @@ class FakeDevice:
 
     def check_in(self) -> pb.CheckInReply:
         request = pb.CheckInRequest(protocol_version=1, budget=self.budget, train_examples=64)
+        request.download_bytes_per_s = self._rate(max(self.asked, default=0))
         if self.adapter is not None:
             request.adapter_version, request.adapter_sha256 = self.version, adapter_sha256(self.adapter)
         return self.call("CheckIn", request)
@@ -235,7 +239,13 @@ class FakeDevice:
                 report.scalars.append(rho)
         report.examples = 8
         report.timing.segment_ms.extend(self.segment_ms)
+        report.timing.segment_runs = 16 * len(self.segment_ms)
+        report.timing.download_bytes_per_s = self._rate(task.round)
         return report
+
+    def _rate(self, round_number: int) -> float:
+        since = max((number for number in self.rates if number <= round_number), default=0)
+        return self.rates.get(since, 0.0)
 
     def scored(self, report: pb.Report) -> pb.Report:
         """Scores that fall from segment to segment; device 1 is too old to know such tasks."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cloud_service.compression import (
     LEVELS,
     STEPS,
+    USEFUL_COSINE,
     Alignment,
     LevelFacts,
     choose,
@@ -126,7 +127,7 @@ def test_a_choice_is_hidden_aligned_and_no_finer_than_useful(
             for item in finer
             if takes_s(item, rate, compute_s) <= 1.05 * takes_s(allowed[-1], rate, compute_s)
         ]
-        assert not hidden or chosen.cosine >= 0.995  # a finer one would have been free, but of no use
+        assert not hidden or chosen.cosine >= USEFUL_COSINE  # a finer one would have been free, but of no use
 
 
 def test_a_faster_link_never_coarsens_and_more_compute_never_does(facts: tuple[LevelFacts, ...]) -> None:

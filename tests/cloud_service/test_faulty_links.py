@@ -132,6 +132,20 @@ def test_a_stall_inside_a_guide_costs_time_alone(serving: Wide, proxies: Proxies
 
 
 @pytest.mark.ci
+def test_the_service_stops_while_a_stream_is_stalled(serving: Wide, proxies: Proxies, handed: Handed) -> None:
+    device = Device(serving, proxies)
+    stream = device.chunks()
+    next(stream)
+    device.proxy.stall(60.0)
+    time.sleep(0.2)
+    start_s = time.monotonic()
+    assert serving.service.stop()
+    assert time.monotonic() - start_s < 10.0  # a grace of five seconds, and no more
+    assert handed.alive == 0
+    device.transport.close()
+
+
+@pytest.mark.ci
 def test_a_link_that_drops_to_a_tenth_is_measured_and_loses_nothing(
     serving: Wide, proxies: Proxies, handed: Handed
 ) -> None:

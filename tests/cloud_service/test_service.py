@@ -52,6 +52,21 @@ def waiting(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[Addresses, Path]]:
     assert service.stop()
 
 
+def test_operators_see_how_a_guide_went_out(finished: tuple[list[FakeDevice], Addresses, Path]) -> None:
+    _, where, _ = finished
+    found = json_get(where.http + "/v1/rounds/3", "operator")
+    asked = [task for task in found["tasks"] if task["kind"] == "directions"]
+    sizes = {
+        level: sum(item["size_bytes"] for item in found["guide_segments"] if item["level"] == level)
+        for level in {task["guide_level"] for task in asked}
+    }
+    assert len(asked) == 3
+    assert found["traffic_bytes"]["guides"] > sum(sizes[task["guide_level"]] for task in asked) > 0
+    assert all([sent["segment"] for sent in task["guide_sent"]] == [0, 1, 2] for task in asked)
+    assert found["guide_cosines"]["0"] == 1.0
+    assert all(0.0 < found["guide_cosines"][str(task["guide_level"])] <= 1.0 for task in asked)
+
+
 def test_devices_and_cloud_agree_on_every_version(finished: tuple[list[FakeDevice], Addresses, Path]) -> None:
     devices, where, _ = finished
     versions = {
@@ -72,7 +87,6 @@ def test_operators_see_rounds(finished: tuple[list[FakeDevice], Addresses, Path]
     assert found["diagnostics"]["reports"] == 3
     assert found["device_evaluation"]["count"] == 12
     assert found["evaluation"]["count"] == 2
-    assert found["traffic_bytes"]["guides"] > 3 * 4 * LAYOUT.parameters
     assert {span["name"] for report in found["reports"] for span in report["spans"]} == {"compute"}
     assert {report["client_id"] for report in found["reports"]} == {device.client_id for device in devices}
     last = json_get(where.http + "/v1/rounds/4", "operator")

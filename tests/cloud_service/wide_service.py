@@ -52,13 +52,12 @@ class Wide:
 
 
 @contextmanager
-def wide(folder: Path, devices: int) -> Iterator[Wide]:
-    """Serves a job whose guides are whole float32, to a cohort of so many devices."""
+def wide(folder: Path, devices: int, **changes: Any) -> Iterator[Wide]:
+    """Serves a job whose guides are whole float32, unless changed, to a cohort of so many devices."""
     layout = wide_layout()
     bundle = write_bundle(folder / "bundle", layout)
-    job = small_job(
-        bundle, cohort_size=devices, evaluate_every_rounds=0, directions_per_task=1, guide_level=0
-    )
+    given = {"evaluate_every_rounds": 0, "directions_per_task": 1, "guide_level": 0} | changes
+    job = small_job(bundle, cohort_size=devices, **given)
     service, where = started(bundle, folder / "data", job)
     try:
         yield Wide(service, where, layout)

@@ -31,7 +31,7 @@ def test_people_read_units() -> None:
         "2 Mbit/s down, 750 kbit/s up, 80 ms round trip"
     )
     assert str(Link.parse("wifi,stall=2s/60s,reset=20MB")).endswith(
-        "up to 1 ms jitter, stalls of 2 s every 60 s, reset every 20 MB"
+        "up to 1 ms jitter, stalls of 2 s every 60 s, reset every 20000 kB"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cooperllm.simulate import pipelined, plots, records, report
+from cooperllm.simulate.bits import GuideBits
 from cooperllm.simulate.records import Crossing, Curve, Figure, RoundRow
 from cooperllm.simulate.report import Findings
 from tests.cooperllm.test_pipelined import overlapped
@@ -71,10 +72,14 @@ def test_links_are_shown_where_there_are_any(tmp_path: Path) -> None:
 
 def test_one_round_is_drawn_where_guides_were_sent(tmp_path: Path) -> None:
     typical = pipelined.typical(overlapped())
-    page = report.render(dataclasses.replace(findings(ROWS), typical=typical), tmp_path)
+    guides = [GuideBits(number, {0: 2.5, 1: 1.0}, {5: 2}, 0.97) for number in range(3)]
+    shown = dataclasses.replace(findings(ROWS), typical=typical, guides=guides)
+    page = report.render(shown, tmp_path)
+    assert "1.8 bits a parameter" in page
+    assert "cosine 0.970" in page
     assert "One round, segment by segment" in page
     assert "0.85 s from the first segment" in page
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 8
     assert "One round" not in report.render(findings(ROWS), tmp_path)
 
 

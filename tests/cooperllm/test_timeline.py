@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cooperllm.simulate import timeline
-from cooperllm.simulate.rounds import guide_spans
+from cooperllm.simulate.rounds import History, Operator, guide_spans
 from cooperllm.simulate.timeline import Span
 
 SPANS = [
@@ -91,3 +91,23 @@ def test_what_the_service_tells_of_guides_becomes_spans() -> None:
         Span("cloud", "guide_coded", 20.0, 21.0, 3, 1),
         Span("device-0", "guide_sent", 21.5, 30.0, 3, 1),
     ]
+
+
+class Answering(Operator):
+    """An operator's view without a service."""
+
+    def get(self, path: str) -> bytes:
+        asked.append(path)
+        return json.dumps({"round": int(path.rpartition("/")[2]), "tasks": [], "reports": ["long"]}).encode()
+
+
+asked: list[str] = []
+
+
+def test_history_reads_each_round_once_and_not_all_at_a_time() -> None:
+    history, operator = History(), Answering("", "")
+    history.read(operator, range(3), most=2)
+    assert [row["round"] for row in history.rows()] == [0, 1]
+    history.read(operator, range(3), most=2)
+    assert history.rows() == [{"round": number, "tasks": []} for number in range(3)]
+    assert asked == [f"/v1/rounds/{number}" for number in range(3)]

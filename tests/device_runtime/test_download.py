@@ -158,3 +158,23 @@ def test_a_server_that_is_not_there_and_an_address_that_is_none(tmp_path: Path) 
     for url in ("ftp://x", "cloud.example:8080", "http://"):
         with pytest.raises(OptionError, match="http://HOST:PORT"):
             downloads(url)
+
+
+def test_patience_is_not_used_up_by_a_link_that_breaks_but_brings_something(
+    site: tuple[Site, str], tmp_path: Path
+) -> None:
+    state, url = site
+    state.break_after = [1000] * 200  # with growing pauses, the patience of 5 s would end at the fourth
+    downloads(url).fetch(NAME, len(DATA), tmp_path / "f", 10**6)
+    assert (tmp_path / "f").read_bytes() == DATA
+    assert state.asked == ["", *(f"bytes={1000 * n}-" for n in range(1, 201))]
+
+
+def test_a_server_that_starts_over_and_breaks_at_the_same_byte_is_given_up(
+    site: tuple[Site, str], tmp_path: Path
+) -> None:
+    state, url = site
+    state.ranges, state.break_after = False, [1000] * 200
+    with pytest.raises(ServerUnreachable):
+        downloads(url).fetch(NAME, len(DATA), tmp_path / "f", 10**6)
+    assert len(state.asked) < 60

@@ -19,11 +19,13 @@ import pytest
 from cooperllm.simulate import material, shards
 from cooperllm.simulate.federation import Federation, Plan
 from cooperllm.simulate.ledger import SERVICE, Ledger
+from cooperllm.simulate.link import Link
 from cooperllm.simulate.live import Silent
 from cooperllm.simulate.processes import Event
 from cooperllm.simulate.records import read_rows
 from cooperllm.simulate.settings import Settings, job_table, write_job
 from cooperllm.simulate.shards import Sharding
+from device_runtime.bundle import Bundle
 from device_runtime.examples import read_examples
 from tests.integration.conftest import TinyTask
 
@@ -261,3 +263,18 @@ def test_an_interrupt_leaves_no_process(number: signal.Signals, tiny_task: TinyT
     assert running.returncode == 130, error
     assert error.strip().splitlines()[-1] == "cooperllm: interrupted"
     assert processes_below(out) == []
+
+
+@pytest.mark.ci
+def test_links_that_stall_and_break_change_no_bit(tiny_task: TinyTask, tmp_path: Path) -> None:
+    """Guides, versions and reports get through a link that resets inside of them, and mean the same."""
+    job = {"estimator": "zgr", "guide_weight": 0.5, "guide_level": 0, "version_form": "snapshot"}
+    calm, _ = federate(plan(tiny_task, tmp_path / "calm", job))
+    faulty = Link.parse("down=4mbit,up=2mbit,rtt=10ms,jitter=5ms,stall=100ms/2s,reset=12kb")
+    there = Bundle.open(tiny_task.bundle)
+    behind = replace(plan(tiny_task, tmp_path / "rough", job), links=(faulty,), installed=there)
+    rough, federation = federate(behind)
+    assert rough.sha256_by_version == calm.sha256_by_version
+    for crossing, device in zip(federation.crossings(), rough.devices.values(), strict=True):
+        assert device.downlink_bytes > 3 * faulty.reset_every_bytes  # it did break
+        assert crossing.down_bytes < 4 * device.downlink_bytes
