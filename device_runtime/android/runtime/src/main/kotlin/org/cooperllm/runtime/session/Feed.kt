@@ -7,8 +7,8 @@ import org.cooperllm.runtime.plan.StreamingOrder
 import org.cooperllm.runtime.plan.StreamingSizes
 import org.cooperllm.runtime.update.Batch
 import org.cooperllm.runtime.update.Between
-import org.cooperllm.runtime.update.GuideFeed
 import org.cooperllm.runtime.update.Groups
+import org.cooperllm.runtime.update.GuideFeed
 import org.cooperllm.runtime.update.Objective
 import org.cooperllm.runtime.update.TaskDirection
 import org.cooperllm.runtime.zo.FloatVector
@@ -44,7 +44,7 @@ internal class Feed(
     private val calls: FeedCalls,
 ) : GuideFeed {
     private val layout = engine.bundle.layout
-    private val segments: Map<ByteString, List<Int>> = task.guidesList.associate { it.sha256 to it.segmentsList.toList() }
+    private val segments: Map<ByteString, List<Int>> = task.guidesList.associate { it.sha256 to it.segmentsList }
     private val memory = mutableMapOf<ByteString, FloatVector>()
     private val weighing = Weighing(task, segments.keys, engine.head)
     private val unweighed = weighing.segments.toMutableSet()
@@ -67,7 +67,7 @@ internal class Feed(
         val size = StreamingOrder.choose(sizes(batches, waiting), engine.streamingBytes).group
         if (size == 0) { // guides that are small beside hidden states: all of them, as ever
             memory.clear()
-            for (segment in segments.values.flatten().distinct().sorted()) enter(segment, isAlone = false)
+            for (segment in engine.segmentCounts.indices) enter(segment, isAlone = false)
             decide()
             whole()
             return
@@ -91,7 +91,12 @@ internal class Feed(
         val counts = engine.segmentCounts
         val guideBytes = counts.indices.map { k -> FLOAT_BYTES * counts[k] * segments.values.count { k in it } }
         val stateBytes = batches.sumOf { FLOAT_BYTES * engine.core.chain.shape.hiddenSize * it.inputIds.size }
-        return StreamingSizes(guideBytes, stateBytes, units.sumOf { it.size }, unit = units.maxOfOrNull { it.size } ?: 1)
+        return StreamingSizes(
+            guideBytes,
+            stateBytes,
+            units.sumOf { it.size },
+            unit = units.maxOfOrNull { it.size } ?: 1,
+        )
     }
 
     private fun stream(

@@ -141,6 +141,7 @@ internal class GuideAssembly(
     companion object {
         private const val NAME_BYTES = 32
         private const val FLOAT_BYTES = 4L
+        private const val MOST_AT_ONCE = 4096
 
         /** By which a coded segment may be larger than its float32 values. */
         private const val MOST_HEADER_BYTES = 4096
@@ -161,13 +162,16 @@ internal class GuideAssembly(
                 throw UnsupportedTask("guide encoding $encoding is not known here: update the app")
             }
             val floats = ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-            val values = FloatArray(count)
-            val fits = data.size == Float.SIZE_BYTES * count
-            if (fits) floats.get(values)
-            if (!fits || !values.all { it.isFinite() }) {
-                throw BadArtifact("a guide has another size, NaN or infinity: send another")
+            var isGood = data.size.toLong() == FLOAT_BYTES * count
+            val present = if (isGood) count else 0
+            val values = FloatArray(minOf(MOST_AT_ONCE, count))
+            for (start in 0 until present step MOST_AT_ONCE) {
+                val size = minOf(values.size, count - start)
+                floats.get(values, 0, size)
+                for (i in 0 until size) if (!values[i].isFinite()) isGood = false
+                into?.write(start, values, size)
             }
-            into?.write(0, values, count)
+            if (!isGood) throw BadArtifact("a guide has another size, NaN or infinity: send another")
         }
     }
 }

@@ -21,7 +21,10 @@ internal class KeptGuides(
 ) : PieceKeeper {
     /** All of a guide that was kept, or null. Raises BadArtifact where it cannot be decoded. */
     fun guide(name: ByteString): Slices? {
-        val segments = store.state.guides[hex(name)]?.keys.orEmpty()
+        val segments =
+            store.state.guides[hex(name)]
+                ?.keys
+                .orEmpty()
         if (segments.isEmpty()) return null
         return segments.associateWith { segment ->
             FloatVector.allocate(layout.segmentCount(segment)).also { if (!read(name, segment, it)) return null }

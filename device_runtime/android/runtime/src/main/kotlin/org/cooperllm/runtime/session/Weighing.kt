@@ -62,7 +62,11 @@ internal class Weighing(
     private val facts = forms.map { it.second }.distinct().associateWith { mutableMapOf<Int, Facts>() }
 
     /** All segments in which a direction is active, ascending. */
-    val segments: List<Int> = facts.keys.flatMap { it.activeSegments }.distinct().sorted()
+    val segments: List<Int> =
+        facts.keys
+            .flatMap { it.activeSegments }
+            .distinct()
+            .sorted()
 
     init {
         checkNoise()

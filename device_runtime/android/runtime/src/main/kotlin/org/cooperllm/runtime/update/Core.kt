@@ -64,9 +64,7 @@ internal class Core(
         directions: List<Direction>,
         epsilon: Double,
         objective: Objective = Objective(),
-    ): Measurement {
-        return losses(batches, directions, epsilon, labels.of(directions), objective).measurement(epsilon)
-    }
+    ): Measurement = losses(batches, directions, epsilon, labels.of(directions), objective).measurement(epsilon)
 
     /**
      * Begins [measure] in streaming order, for guides that are held a segment at a time. Until it is finished, what does

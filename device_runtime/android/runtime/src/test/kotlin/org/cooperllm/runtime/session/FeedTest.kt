@@ -1,5 +1,7 @@
 package org.cooperllm.runtime.session
 
+import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeout
 import org.cooperllm.protos.DirectionsTask
 import org.cooperllm.protos.Report
 import org.cooperllm.protos.ReportStatus
@@ -17,7 +19,12 @@ import java.util.concurrent.TimeUnit
 /** Directions measured while their guides arrive: the scalars of whole guides, sooner, and never without the budget. */
 class FeedTest : InAWorld() {
     private val small: SmallGuides by lazy { SmallGuides(world.bundle.layout) }
-    private val inTurn: DirectionsTask get() = small.task().toBuilder().setInTurn(true).build()
+    private val inTurn: DirectionsTask get() =
+        small
+            .task()
+            .toBuilder()
+            .setInTurn(true)
+            .build()
 
     private fun report(
         round: Long,
@@ -42,8 +49,8 @@ class FeedTest : InAWorld() {
         assertEquals(world.store.state.disclosed["1"], world.store.state.disclosed["2"])
     }
 
-    @Test
-    fun `a segment has run before the next one has left the cloud`() {
+    /** Opened when segment 0 has run for the first time. */
+    private fun whenSegment0Ran(): CountDownLatch {
         val ran = CountDownLatch(1)
         world.openProgram = {
             object : Program by world.program {
@@ -53,14 +60,27 @@ class FeedTest : InAWorld() {
                 ): Array<Value> = world.program.run(method, inputs).also { if (method == "segment_0") ran.countDown() }
             }
         }
+        return ran
+    }
+
+    @Test
+    fun `a segment has run before the next one has left the cloud, and predictions may run in between`() {
+        val ran = whenSegment0Ran()
         world.cloud.chunks += small.chunks()
         var isInTime = true
+        var predicted = 0
         world.cloud.alter = {
-            if (it.segment == 1) isInTime = isInTime && ran.await(MOST_S, TimeUnit.SECONDS)
+            if (it.segment == 1 && predicted == 0) {
+                isInTime = ran.await(MOST_S, TimeUnit.SECONDS)
+                val predict = suspend { world.session.learned.predict(listOf("w1 w2"), usePersonal = false) }
+                predicted = runBlocking { withTimeout(MOST_S * 1000) { predict() } }.size
+            }
             it
         }
-        assertEquals(ReportStatus.REPORT_STATUS_OK, report(1, small.task()).status)
+        val streamed = report(1, small.task())
         assertTrue(isInTime)
+        assertEquals(1, predicted)
+        assertEquals(report(2, inTurn).scalarsList, streamed.scalarsList)
     }
 
     @Test
@@ -105,7 +125,10 @@ class FeedTest : InAWorld() {
             assertTrue(refused.detail, "4 scalars in the head alone" in refused.detail)
             assertEquals(0, refused.scalarsCount)
             assertTrue(world.program.runs > 0) // what guides make of directions is known when they have passed
-            assertTrue(world.store.state.disclosed.isEmpty())
+            assertTrue(
+                world.store.state.disclosed
+                    .isEmpty(),
+            )
             assertEquals(emptyList<Double>(), world.store.progress.of("task-1"))
         }
     }

@@ -81,8 +81,18 @@ class GuidesTest : InAWorld() {
     fun `a task along guides is done, and what came is kept, encoded, under hashes of its own`() {
         world.cloud.chunks += chunks()
         world.turn(world.task(directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_OK, world.cloud.reports.single().status)
-        assertEquals(4, world.cloud.reports.single().scalarsCount)
+        assertEquals(
+            ReportStatus.REPORT_STATUS_OK,
+            world.cloud.reports
+                .single()
+                .status,
+        )
+        assertEquals(
+            4,
+            world.cloud.reports
+                .single()
+                .scalarsCount,
+        )
         val kept = world.store.state.guides
         assertEquals(guides.map { it.sha256.toByteArray().toHexText() }.toSet(), kept.keys)
         val piece = kept.getValue("02".repeat(32)).getValue(1)
@@ -102,7 +112,12 @@ class GuidesTest : InAWorld() {
         world.start()
         world.cloud.alter = { it }
         world.turn(world.task(update = world.version(isHeld = true), directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_OK, world.cloud.reports.single().status)
+        assertEquals(
+            ReportStatus.REPORT_STATUS_OK,
+            world.cloud.reports
+                .single()
+                .status,
+        )
         assertEquals(listOf(GuidePosition(), GuidePosition(segment = 1)), world.cloud.starts)
     }
 
@@ -122,7 +137,10 @@ class GuidesTest : InAWorld() {
         world.turn(world.task(2, world.version(isHeld = true), task()))
         val statuses = world.cloud.reports.map { it.status }
         assertEquals(listOf(ReportStatus.REPORT_STATUS_OK, ReportStatus.REPORT_STATUS_BAD_ARTIFACT), statuses)
-        assertFalse(world.store.state.guides.isEmpty()) // the pieces before it arrived whole
+        assertFalse(
+            world.store.state.guides
+                .isEmpty(),
+        ) // the pieces before it arrived whole
     }
 
     @Test
@@ -139,6 +157,11 @@ class GuidesTest : InAWorld() {
         val values = small.values(0, 0).also { it[3] = Float.NaN }
         world.cloud.chunks += small.chunks(0, 0, small.bytes(values))
         world.turn(world.task(directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_BAD_ARTIFACT, world.cloud.reports.single().status)
+        assertEquals(
+            ReportStatus.REPORT_STATUS_BAD_ARTIFACT,
+            world.cloud.reports
+                .single()
+                .status,
+        )
     }
 }

@@ -45,7 +45,12 @@ internal class SmallGuides(
             (0..1).flatMap { segment ->
                 announced.indices.flatMap { guide -> chunks(segment, guide, bytes(values(guide, segment))) }
             }
-        return all.dropLast(1) + all.last().toBuilder().setLast(true).build()
+        return all.dropLast(1) +
+            all
+                .last()
+                .toBuilder()
+                .setLast(true)
+                .build()
     }
 
     /** Those of one piece. */
@@ -70,7 +75,14 @@ internal class SmallGuides(
     /** Directions along both. */
     fun task(count: Int = 4): DirectionsTask {
         val task = World.directions(count)
-        val terms = announced.map { GuideTerm.newBuilder().setGuideSha256(it.sha256).setCoefficient(0.5).build() }
+        val terms =
+            announced.map {
+                GuideTerm
+                    .newBuilder()
+                    .setGuideSha256(it.sha256)
+                    .setCoefficient(0.5)
+                    .build()
+            }
         val step = task.getSteps(0)
         val direction = step.getDirections(0).toBuilder().addAllGuides(terms)
         return task
