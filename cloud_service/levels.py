@@ -44,6 +44,15 @@ def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, 
     )
 
 
+def keep_rate(connection: Connection, client_id: str, measured: float) -> None:
+    """A report's measurement of the link comes in time for the next round, a check-in's would not."""
+    where = clients.c.client_id == client_id
+    before = connection.execute(sa.select(clients.c.download_bytes_per_s).where(where)).scalar_one()
+    rate = compression.rate_after(before, measured)
+    if rate != before:
+        connection.execute(sa.update(clients).where(where).values(download_bytes_per_s=rate))
+
+
 def same_for(levels: dict[str, int]) -> dict[str, int]:
     """One level for all: the coarsest of what each would get."""
     return dict.fromkeys(levels, max(levels.values(), default=compression.AS_SAMPLED))

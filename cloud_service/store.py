@@ -96,6 +96,14 @@ tasks = sa.Table(
     ),  # its name in hex, where the task names one
 )
 
+# Scalars of a task that came ahead of its report; only while its lease lives, see parts.py.
+parts = sa.Table(
+    "parts",
+    metadata,
+    sa.Column("task_id", sa.String(64), sa.ForeignKey("tasks.task_id"), primary_key=True),
+    sa.Column("scalars", sa.LargeBinary, nullable=False),  # float32, little-endian, from the first on
+)
+
 reports = sa.Table(
     "reports",
     metadata,
