@@ -250,8 +250,9 @@ def unfinished_round(connection: Connection) -> Row[Any] | None:
 
 
 def of_last_task(connection: Connection, client_id: str, column: sa.Column[Any], since: int = 0) -> Any:
-    """A column of the newest directions task, or its report, that a client did in round `since` or later; None
-    where it did none.
+    """A column of the newest directions task that a client did from round `since` on, or of its report.
+
+    None where it did none.
     """
     done = (
         sa.select(column)
