@@ -237,6 +237,7 @@ class Conductor:
         self._commit_closing(out, asdict(diagnostics), row)
         with self.store.transaction() as connection:
             prune(connection, self.artifacts, after.version)
+        self.federation.shelf.forget_before(out.number)
 
     def _commit_closing(
         self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None

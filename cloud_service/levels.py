@@ -10,8 +10,10 @@ from sqlalchemy.engine import Connection
 from cloud_service import compression
 from cloud_service.job import Job
 from cloud_service.shelf import Shelf
-from cloud_service.store import clients, guide_segments, reports, tasks
+from cloud_service.store import clients, guide_segments, of_last_task, reports
 from protos import federation_pb2 as pb
+
+RECENT_ROUNDS = 64
 
 
 def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, client_id: str) -> int:
@@ -36,7 +38,7 @@ def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, 
     return compression.choose(
         facts or compression.expected(counts),
         sampling_s,
-        _compute_s(connection, client_id, announced.segments),
+        _compute_s(connection, round_number, client_id, announced.segments),
         float(rate),
         job.guide_cosine,
     )
@@ -65,20 +67,12 @@ def _sampling_s(connection: Connection, round_number: int, segments: tuple[int, 
     return [max(0, took_ms.get(segment, 0)) / 1000 for segment in segments]
 
 
-def _compute_s(connection: Connection, client_id: str, segments: tuple[int, ...]) -> list[float]:
+def _compute_s(
+    connection: Connection, round_number: int, client_id: str, segments: tuple[int, ...]
+) -> list[float]:
     """How long a client worked on each segment in its last task, by its report; 0 where nothing is known."""
-    last = (
-        sa.select(reports.c.body)
-        .join(tasks, tasks.c.task_id == reports.c.task_id)
-        .where(
-            reports.c.client_id == client_id,
-            reports.c.status == pb.REPORT_STATUS_OK,
-            tasks.c.kind == "directions",
-        )
-        .order_by(reports.c.round.desc())
-        .limit(1)
-    )
-    body = connection.execute(last).scalar()
+    since = round_number - RECENT_ROUNDS  # not a search through all of a long job
+    body = of_last_task(connection, client_id, reports.c.body, since)
     timing = pb.Timing() if body is None else pb.Report.FromString(body).timing
     run_ms = list(timing.segment_ms)
     # Of a chain whose segments all learn, each ran equally often.

@@ -1,9 +1,11 @@
 package org.cooperllm.runtime.session
 
+import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.sync.Mutex
 import org.cooperllm.runtime.UnsupportedTask
 import org.cooperllm.runtime.bundle.Bundle
 import org.cooperllm.runtime.bundle.BundlePart
+import org.cooperllm.runtime.plan.StreamingOrder
 import org.cooperllm.runtime.program.ProgramOpener
 import org.cooperllm.runtime.text.TextEncoder
 import org.cooperllm.runtime.text.Tokenizer
@@ -35,7 +37,12 @@ internal class Engine(
     /** What it takes. */
     val memory = Memory(bundle)
     private val leftBytes = limits.maxMemoryBytes?.let(memory::leftBytes) ?: Long.MAX_VALUE
-    private val stateRoom = StateRoom(minOf(limits.maxStateBytes, leftBytes), stateFolder)
+    private val stateBytes = minOf(limits.maxStateBytes, leftBytes / 2)
+    private val stateRoom = StateRoom(stateBytes, stateFolder)
+
+    /** What guides and streaming order may hold: what a limit leaves beside the states that are kept. */
+    val streamingBytes: Long =
+        if (limits.maxMemoryBytes == null) StreamingOrder.MOST_BYTES else leftBytes - stateBytes
 
     /** K, the head's number. */
     val head: Int = bundle.manifest.chain.segments
@@ -88,6 +95,16 @@ internal class Engine(
     /** What was run since the engine was made. */
     val work: SegmentWork get() =
         core.chain.counters.let { SegmentWork(it.segmentRuns.toList(), it.segmentNs.toList()) }
+
+    /** Lets others use the engine while this thread, whose caller holds [lock], waits in [action]. */
+    fun unlocked(action: () -> Unit) {
+        lock.unlock()
+        try {
+            action()
+        } finally {
+            runBlocking { lock.lock() }
+        }
+    }
 
     /** Examples as this bundle sees them. */
     fun privateExamples(examples: Iterable<Example>): PrivateExamples =

@@ -14,15 +14,13 @@ import org.cooperllm.protos.Direction as DirectionMessage
 import org.cooperllm.protos.DirectionsTask as DirectionsMessage
 import org.cooperllm.runtime.update.DirectionsTask as LocalTask
 
-/** Messages as the core takes them: directions one by one, made of a scale (null: 1) and of guides by their hash. */
+/** Messages as the core takes them: directions one by one, made of a scale (null: 1) and of guides by their names. */
 internal class Expansion(
     private val scale: FloatVector?,
-    guides: Map<ByteString, Slices>,
-    layout: Layout,
+    private val guides: Map<ByteString, Guide>,
 ) {
-    private val guides = guides.mapValues { Guide.of(layout, it.value) }
-
-    constructor(supplies: Supplies, layout: Layout) : this(supplies.scale, supplies.guides, layout)
+    constructor(scale: FloatVector?, guides: Map<ByteString, Slices>, layout: Layout) :
+        this(scale, guides.mapValues { Guide.of(layout, it.value) })
 
     /** The whole task. Raises UnsupportedTask when a direction names a guide that the task did not announce. */
     fun task(message: DirectionsMessage): LocalTask {

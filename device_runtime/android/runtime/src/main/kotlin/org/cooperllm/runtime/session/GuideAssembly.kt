@@ -65,8 +65,8 @@ internal class GuideAssembly(
         missing += all.sortedBy { it.segment }.filterNot { isHere(names[it.guide], it.segment) } // the sort is stable
     }
 
-    /** The segments that something has yet to arrive of. */
-    fun missingSegments(): Set<Int> = missing.map { it.segment }.toSet()
+    /** How many pieces have yet to arrive, by segment. */
+    fun missingPieces(): Map<Int, Int> = missing.groupingBy { it.segment }.eachCount()
 
     /** Forgets what is here of the piece that is arriving. */
     fun drop() {
@@ -141,12 +141,13 @@ internal class GuideAssembly(
     companion object {
         private const val NAME_BYTES = 32
         private const val FLOAT_BYTES = 4L
+        private const val MOST_AT_ONCE = 4096
 
         /** By which a coded segment may be larger than its float32 values. */
         private const val MOST_HEADER_BYTES = 4096
 
         /**
-         * The [count] values of an encoded segment.
+         * Writes the values of an encoded segment of [count] parameters to [into]; with null, only checks them.
          *
          * Raises BadArtifact when it is damaged or not finite, UnsupportedTask for an encoding that is not known here.
          */
@@ -154,19 +155,23 @@ internal class GuideAssembly(
             encoding: Int,
             data: ByteArray,
             count: Int,
-        ): FloatVector {
-            if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count)
+            into: FloatVector?,
+        ) {
+            if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count, into)
             if (encoding != GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE) {
                 throw UnsupportedTask("guide encoding $encoding is not known here: update the app")
             }
             val floats = ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-            val values = FloatArray(count)
-            val fits = data.size == Float.SIZE_BYTES * count
-            if (fits) floats.get(values)
-            if (!fits || !values.all { it.isFinite() }) {
-                throw BadArtifact("a guide has another size, NaN or infinity: send another")
+            var isGood = data.size.toLong() == FLOAT_BYTES * count
+            val present = if (isGood) count else 0
+            val values = FloatArray(minOf(MOST_AT_ONCE, count))
+            for (start in 0 until present step MOST_AT_ONCE) {
+                val size = minOf(values.size, count - start)
+                floats.get(values, 0, size)
+                for (i in 0 until size) if (!values[i].isFinite()) isGood = false
+                into?.write(start, values, size)
             }
-            return FloatVector.of(values)
+            if (!isGood) throw BadArtifact("a guide has another size, NaN or infinity: send another")
         }
     }
 }

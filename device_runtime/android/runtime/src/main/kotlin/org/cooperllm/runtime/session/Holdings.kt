@@ -125,23 +125,34 @@ internal class Holdings(
     override fun guide(sha256: ByteString): Slices? = keptGuides().guide(sha256)
 
     /**
-     * All guides of a task, decoded, once all are here. Raises BadArtifact.
+     * All guides of a task, on their way but for those that are here.
      *
      * What was kept for earlier tasks goes only now: the record that led to this version may have named it.
      */
+    fun arrivals(
+        taskId: String,
+        announced: List<Guide>,
+        clockMs: () -> Double = { 0.0 },
+    ): Arrivals {
+        val kept = keptGuides()
+        kept.keepOnly(announced)
+        return Arrivals(announced, loaded().bundle.layout, kept, clockMs) { cloud.streamGuides(taskId, it) }
+    }
+
+    /** All guides of a task, decoded, once all are here. Raises BadArtifact. */
     private suspend fun guides(
         taskId: String,
         announced: List<Guide>,
     ): Map<ByteString, Slices> {
+        arrivals(taskId, announced).receive()
         val kept = keptGuides()
-        kept.keepOnly(announced)
-        Arrivals(announced, loaded().bundle.layout, kept) { cloud.streamGuides(taskId, it) }.receive()
         return announced.map { it.sha256 }.associateWith { name ->
             kept.guide(name) ?: throw BadArtifact("a guide was damaged on this device's disk: stream it again")
         }
     }
 
-    private fun keptGuides() = KeptGuides(store, loaded().bundle.layout)
+    /** The guides on disk. */
+    fun keptGuides(): KeptGuides = KeptGuides(store, loaded().bundle.layout)
 
     // --- one artifact -------------------------------------------------------------------------------------------------
 

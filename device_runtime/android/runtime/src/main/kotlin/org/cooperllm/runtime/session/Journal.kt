@@ -83,7 +83,8 @@ internal class Journal(
     /** The device's clock. */
     fun nowMs(): Double = clockMs()
 
-    /** Tells an event; answers its time in milliseconds. */
+    /** Tells an event, one at a time; answers its time in milliseconds. */
+    @Synchronized
     fun tell(
         name: String,
         vararg fields: Pair<String, Any>,
@@ -130,14 +131,23 @@ internal class Journal(
         name: String,
         startMs: Double,
     ) {
-        val endMs = maxOf(startMs, clockMs())
-        spans +=
-            Span
-                .newBuilder()
-                .setName(name)
-                .setStartMs(startMs)
-                .setEndMs(endMs)
-                .build()
+        add(Span.newBuilder().setName(name), startMs, clockMs())
+    }
+
+    /** Notes what was done about one segment, and when. */
+    fun segmentSpan(
+        name: String,
+        segment: Int,
+        startMs: Double,
+        endMs: Double,
+    ) = add(Span.newBuilder().setName(name).setSegment(segment), startMs, endMs)
+
+    private fun add(
+        span: Span.Builder,
+        startMs: Double,
+        endMs: Double,
+    ) {
+        spans += span.setStartMs(startMs).setEndMs(maxOf(startMs, endMs)).build()
         if (spans.size > MOST_SPANS) {
             spans.removeAt(0)
             toldSpans = maxOf(0, toldSpans - 1)
@@ -156,6 +166,7 @@ internal class Journal(
                 .setUplinkBytes(up - countedUp)
                 .setSegmentRuns(work.runs.sum())
                 .addAllSegmentMs(work.runMs.map { it.toFloat() })
+                .setDownloadBytesPerS(traffic.downloadBytesPerS)
                 .build()
         countedDown = down
         countedUp = up
@@ -185,8 +196,13 @@ internal class Journal(
             "downlink_bytes" to report.timing.downlinkBytes,
             "uplink_bytes" to report.timing.uplinkBytes,
             "duplicate" to duplicate,
-            "spans" to fresh.map { mapOf("name" to it.name, "start_ms" to it.startMs, "end_ms" to it.endMs) },
+            "spans" to fresh.map(::told),
         )
+    }
+
+    private fun told(span: Span): Map<String, Any> {
+        val told = mapOf("name" to span.name, "start_ms" to span.startMs, "end_ms" to span.endMs)
+        return if (span.hasSegment()) told + ("segment" to span.segment) else told
     }
 
     private companion object {

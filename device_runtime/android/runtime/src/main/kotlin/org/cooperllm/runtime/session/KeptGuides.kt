@@ -21,19 +21,26 @@ internal class KeptGuides(
 ) : PieceKeeper {
     /** All of a guide that was kept, or null. Raises BadArtifact where it cannot be decoded. */
     fun guide(name: ByteString): Slices? {
-        val segments = store.state.guides[hex(name)]?.keys.orEmpty()
+        val segments =
+            store.state.guides[hex(name)]
+                ?.keys
+                .orEmpty()
         if (segments.isEmpty()) return null
-        return segments.associateWith { segment(name, it) ?: return null }
+        return segments.associateWith { segment ->
+            FloatVector.allocate(layout.segmentCount(segment)).also { if (!read(name, segment, it)) return null }
+        }
     }
 
-    /** One segment of a guide that was kept, or null. Raises as [guide]. */
-    fun segment(
+    /** Writes one segment of a guide that was kept to [into]; false where it is not here. Raises as [guide]. */
+    fun read(
         name: ByteString,
         segment: Int,
-    ): FloatVector? {
-        val kept = piece(name, segment) ?: return null
-        val data = store.read(Kind.GUIDES, kept.sha256) ?: return null
-        return GuideAssembly.decode(kept.encoding, data, layout.segmentCount(segment))
+        into: FloatVector,
+    ): Boolean {
+        val kept = piece(name, segment) ?: return false
+        val data = store.read(Kind.GUIDES, kept.sha256) ?: return false
+        GuideAssembly.decode(kept.encoding, data, layout.segmentCount(segment), into)
+        return true
     }
 
     /** Lets go of all that these do not name. */
@@ -50,7 +57,7 @@ internal class KeptGuides(
     ): Boolean = piece(guide, segment)?.let { store.read(Kind.GUIDES, it.sha256) } != null
 
     override fun keep(piece: Piece) {
-        GuideAssembly.decode(piece.encoding, piece.data, layout.segmentCount(piece.segment)) // raises, if it does, now
+        GuideAssembly.decode(piece.encoding, piece.data, layout.segmentCount(piece.segment), into = null)
         val kept = KeptPiece(piece.encoding, store.write(Kind.GUIDES, piece.data))
         val name = hex(piece.guide)
         store.update { state ->

@@ -55,6 +55,7 @@ internal class Session(
     private val outbox = Outbox(cloud, store, holdings, journal, surroundings.uniform, surroundings.newId)
     private val tasks = Tasks(store, budget, surroundings.gauss, journal::measured, surroundings.watch.elapsedMs)
     private val stretches = Stretches(surroundings.watch, journal, tasks, surroundings.pause)
+    private val directions = Directions(holdings, journal, tasks, stretches)
 
     /** This device's own. */
     val examples = OwnExamples(source)
@@ -187,22 +188,14 @@ internal class Session(
         journal.span("fetch", startMs)
         if (!reach(task.update)) return null
         val permitted = tasks.permit(task, engine, private)
-        val isDirections = task.kindCase == Task.KindCase.DIRECTIONS
-        val supplies = if (isDirections) prepare(task) else Supplies(null, emptyMap())
-        val cost = if (isDirections) tasks.permitDirections(task, supplies, engine) else permitted
-        val finding = stretches.compute(task, supplies, engine, private)
+        val finding =
+            if (task.kindCase == Task.KindCase.DIRECTIONS) {
+                directions.find(task, engine, private)
+            } else {
+                stretches.compute(task, Ready(), engine, private).copy(cost = permitted)
+            }
         journal.tell("computed", "task_id" to task.taskId, "segment_runs" to finding.work.runs.sum())
-        return finding.copy(cost = cost)
-    }
-
-    /** A task's scale and guides. A phase of its own where something may have to arrive. */
-    private suspend fun prepare(task: Task): Supplies {
-        val isArriving = task.directions.guidesCount > 0 || !task.directions.scaleSha256.isEmpty
-        if (!isArriving) return holdings.supplies(task.taskId, task.directions)
-        val startMs = journal.phase("guides")
-        val supplies = holdings.supplies(task.taskId, task.directions)
-        journal.span("guides", startMs)
-        return supplies
+        return finding
     }
 
     /**

@@ -31,6 +31,9 @@ internal class Stretches(
         return missing.isEmpty()
     }
 
+    /** Whether what is waited for may still be of use to this session. */
+    fun isWanted(): Boolean = watch.isWanted() && !watch.isTimeUp
+
     /** Counts a lease from now on: the check-in has just answered. */
     fun beginLease(task: Task) {
         val leaseMs = task.leaseRemainingMs.toLong() and UNSIGNED
@@ -43,7 +46,7 @@ internal class Stretches(
      */
     suspend fun compute(
         task: Task,
-        supplies: Supplies,
+        ready: Ready,
         engine: Engine,
         private: PrivateExamples,
     ): Finding {
@@ -51,7 +54,7 @@ internal class Stretches(
         while (true) {
             val startMs = journal.phase("compute")
             try {
-                val finding = engine.lock.withLock { tasks.carryOut(task, supplies, engine, private, ::mayGoOn) }
+                val finding = engine.lock.withLock { tasks.carryOut(task, ready, engine, private, ::mayGoOn) }
                 return finding.copy(work = engine.work - before)
             } catch (stopped: Stopped) {
                 if (!isPaused) throw stopped

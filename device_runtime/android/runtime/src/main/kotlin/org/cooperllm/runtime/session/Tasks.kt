@@ -36,6 +36,12 @@ internal data class Finding(
     }
 }
 
+/** What a permitted task needs beside the engine: what directions are made of. With a [feed], their guides still arrive. */
+internal class Ready(
+    val expansion: Expansion = Expansion(null, emptyMap()),
+    val feed: Feed? = null,
+)
+
 /**
  * One task, from permission to finding: what the device is asked, whether it will answer, and the answer.
  *
@@ -87,8 +93,14 @@ internal class Tasks(
         task: Task,
         supplies: Supplies,
         engine: Engine,
+    ): Cost = allow(task, Weighing.weigh(task.directions, supplies, engine.bundle.layout, engine.head), engine)
+
+    /** What a task's directions were found to disclose, if the budget allows it. Raises as [permit]. */
+    fun allow(
+        task: Task,
+        wanted: Cost,
+        engine: Engine,
     ): Cost {
-        val wanted = Concentration(task.directions, supplies, engine.bundle.layout, engine.head).weigh()
         allowance(task, engine).checkScalars(wanted)
         return wanted
     }
@@ -102,7 +114,7 @@ internal class Tasks(
      */
     fun carryOut(
         task: Task,
-        supplies: Supplies,
+        ready: Ready,
         engine: Engine,
         private: PrivateExamples,
         goOn: () -> Boolean,
@@ -110,7 +122,7 @@ internal class Tasks(
         when (task.kindCase) {
             Task.KindCase.EVALUATE -> evaluate(task.evaluate, engine, private)
             Task.KindCase.SCORE_SEGMENTS -> score(task.scoreSegments, engine, private)
-            else -> runDirections(task, supplies, engine, private, goOn)
+            else -> runDirections(task, ready, engine, private, goOn)
         }
 
     private fun allowance(
@@ -120,12 +132,12 @@ internal class Tasks(
 
     private fun runDirections(
         task: Task,
-        supplies: Supplies,
+        ready: Ready,
         engine: Engine,
         private: PrivateExamples,
         goOn: () -> Boolean,
     ): Finding {
-        val local = Expansion(supplies, engine.bundle.layout).task(task.directions)
+        val local = ready.expansion.task(task.directions)
         val done = store.progress.of(task.taskId)
         val all = local.steps.sumOf { it.directions.size }
         var measured = done.size
@@ -140,7 +152,7 @@ internal class Tasks(
         // With the head alone active, all that runs is frozen.
         val train = private.trainFrom(minOf(local.activeSegments[0], exit), engine.core)
         engine.core.chain.keepWindow(train.firstSegment, exit, local.globalWeight > 0)
-        val result = LocalUpdate(engine.core, gauss, between).run(local, train, done)
+        val result = LocalUpdate(engine.core, gauss, between, ready.feed).run(local, train, done)
         onMeasured(all, all)
         return Finding(scalars = result.scalars, examples = result.examples)
     }

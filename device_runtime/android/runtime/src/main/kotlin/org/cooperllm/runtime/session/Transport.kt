@@ -162,6 +162,7 @@ internal class Transport(
         val builder = OkHttpChannelBuilder.forAddress(host, port)
         if (!address.tls) builder.usePlaintext()
         if (address.tls && address.sockets != null) builder.sslSocketFactory(address.sockets)
+        builder.flowControlWindow(WINDOW_BYTES)
         // The pauses that matter are Retry's.
         return builder.maxInboundMessageSize(MOST_MESSAGE_BYTES).disableRetry().build()
     }
@@ -254,6 +255,12 @@ internal class Transport(
         private const val LEAST_MEASURED_BYTES = 64 * 1024
 
         /** Of at most 16 KiB each. */
-        private const val WAITING_CHUNKS = 16
+        private const val WAITING_CHUNKS = 8
+
+        /**
+         * What a stream may have under way: as much is lost when the link breaks, and held in the cloud while it stalls.
+         * Enough for 30 Mbit/s over 70 ms; OkHttp's own 64 KiB are not.
+         */
+        private const val WINDOW_BYTES = 256 * 1024
     }
 }

@@ -1,5 +1,6 @@
 package org.cooperllm.runtime.update
 
+import org.cooperllm.runtime.LossNotFinite
 import org.cooperllm.runtime.program.Program
 import org.cooperllm.runtime.program.Value
 import org.cooperllm.runtime.zo.FloatVector
@@ -45,7 +46,35 @@ internal class Objective(
 internal class Losses(
     val lossSum: DoubleArray,
     val count: DoubleArray,
-)
+) {
+    /** Adds a batch's rows, in order, to an evaluation. Raises LossNotFinite. */
+    fun add(
+        batch: Batch,
+        rows: HeadRows,
+        evaluation: Int,
+    ) {
+        for (row in batch.weights.indices) {
+            val weight = batch.weights[row]
+            if (weight == 0.0) continue // padding: whatever stands there, NaN included, counts nothing
+            if (!rows.loss[row].isFinite()) throw lossNotFinite()
+            lossSum[evaluation] += weight * rows.loss[row]
+            count[evaluation] += weight * rows.count[row]
+        }
+    }
+
+    /** The projected gradients of directions whose two evaluations follow each other. Raises LossNotFinite. */
+    fun measurement(epsilon: Double): Measurement {
+        val directions = lossSum.size / 2
+        val plus = DoubleArray(directions) { lossSum[2 * it] / count[2 * it] }
+        val minus = DoubleArray(directions) { lossSum[2 * it + 1] / count[2 * it + 1] }
+        val rho = DoubleArray(directions) { (plus[it] - minus[it]) / (2.0 * epsilon) }
+        if (!rho.all { it.isFinite() }) throw lossNotFinite()
+        return Measurement(rho, plus, minus)
+    }
+}
+
+internal fun lossNotFinite(): LossNotFinite =
+    LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
 
 /** rho = ([lossPlus] - [lossMinus]) / (2 epsilon), nats a unit of z'; one a direction. */
 internal class Measurement(

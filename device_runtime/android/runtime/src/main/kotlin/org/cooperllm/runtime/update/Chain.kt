@@ -101,6 +101,9 @@ internal class Chain(
     /** The hidden state that a batch came with. */
     fun handedIn(batch: Batch): Value = inputs.hidden(batch)
 
+    /** Memory of a hidden state of the batch that was set, as a program takes it. */
+    fun bindHidden(state: FloatVector): Value = program.bind(state.buffer, inputs.hiddenShape)
+
     /** The hidden state that enters segment 0. Also makes what all segments read besides it. */
     fun embed(): Value {
         counters.embedRuns++

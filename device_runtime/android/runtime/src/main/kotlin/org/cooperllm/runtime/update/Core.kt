@@ -1,6 +1,5 @@
 package org.cooperllm.runtime.update
 
-import org.cooperllm.runtime.LossNotFinite
 import org.cooperllm.runtime.Stopped
 import org.cooperllm.runtime.plan.Plan
 import org.cooperllm.runtime.program.Program
@@ -65,13 +64,26 @@ internal class Core(
         directions: List<Direction>,
         epsilon: Double,
         objective: Objective = Objective(),
-    ): Measurement {
-        val losses = losses(batches, directions, epsilon, labels.of(directions), objective)
-        val plus = DoubleArray(directions.size) { losses.lossSum[2 * it] / losses.count[2 * it] }
-        val minus = DoubleArray(directions.size) { losses.lossSum[2 * it + 1] / losses.count[2 * it + 1] }
-        val rho = DoubleArray(directions.size) { (plus[it] - minus[it]) / (2.0 * epsilon) }
-        if (!rho.all { it.isFinite() }) throw lossNotFinite()
-        return Measurement(rho, plus, minus)
+    ): Measurement = losses(batches, directions, epsilon, labels.of(directions), objective).measurement(epsilon)
+
+    /**
+     * Begins [measure] in streaming order, for guides that are held a segment at a time. Until it is finished, what does
+     * not move the adapter may be called in between.
+     *
+     * Raises what [measure] does, for what can be told without a guide.
+     */
+    fun begin(
+        batches: List<Batch>,
+        directions: List<Direction>,
+        epsilon: Double,
+        objective: Objective = Objective(),
+    ): StreamedMeasure {
+        val exit = checks.exitOf(objective)
+        checks.checkBatches(batches, exit)
+        val strings = labels.of(directions).copyOf()
+        checks.checkEntry(batches, strings, exit)
+        val parts = CoreParts(chain, kernels, perturbations, states, ::checkGoesOn)
+        return StreamedMeasure(parts, Measured(batches, directions, epsilon, strings, exit, objective.globalWeight))
     }
 
     /**
@@ -134,16 +146,7 @@ internal class Core(
         result: Losses,
     ) {
         val rows = states.runHead(wantAnswers = false)
-        for (i in 0 until plan.evaluationCount(run)) {
-            val evaluation = plan.evaluation(run, i)
-            for (row in batch.weights.indices) {
-                val weight = batch.weights[row]
-                if (weight == 0.0) continue // padding: whatever stands there, NaN included, counts nothing
-                if (!rows.loss[row].isFinite()) throw lossNotFinite()
-                result.lossSum[evaluation] += weight * rows.loss[row]
-                result.count[evaluation] += weight * rows.count[row]
-            }
-        }
+        for (i in 0 until plan.evaluationCount(run)) result.add(batch, rows, plan.evaluation(run, i))
     }
 
     /**
@@ -246,6 +249,4 @@ internal class Core(
     private fun checkGoesOn() {
         if (isStopped) throw Stopped("work was stopped: the adapter is as it was, call again to go on")
     }
-
-    private fun lossNotFinite() = LossNotFinite("the loss is not finite: use a smaller epsilon or learning rate")
 }

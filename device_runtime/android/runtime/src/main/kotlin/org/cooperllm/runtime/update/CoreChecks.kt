@@ -21,6 +21,16 @@ internal fun refusalOf(
         else -> UnsupportedTask("$what: epsilon, scales and coefficients must be finite, and epsilon above 0")
     }
 
+/** What a direction is told that rounding changes too much, and what would do. */
+internal fun belowGrid(
+    name: String,
+    enough: Double,
+    doublings: Int,
+): DirectionBelowGrid {
+    val advice = "use epsilon $enough, or exponents higher by $doublings"
+    return DirectionBelowGrid("$name: rounding changes it by over 2 %: $advice", enough, doublings)
+}
+
 /** The first part of a call of [Core]: all that can be refused is refused here, in words, before the first move. */
 internal class CoreChecks(
     private val chain: Chain,
@@ -173,8 +183,7 @@ internal class CoreChecks(
             val there = RoundingSums()
             if (squaredNorms(number, direction, enough, there) != ZoStatus.OK) break
             if (!there.isFaithful()) continue
-            val advice = "use epsilon $enough, or exponents higher by $doublings"
-            throw DirectionBelowGrid("$name: rounding changes it by over 2 %: $advice", enough, doublings)
+            throw belowGrid(name, enough, doublings)
         }
         throw DirectionBelowGrid("$name: rounding changes it by over 2 % at every epsilon in range: flatten it")
     }

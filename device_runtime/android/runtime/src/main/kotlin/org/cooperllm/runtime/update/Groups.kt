@@ -32,6 +32,23 @@ internal class Between(
     }
 }
 
+/** Guides that are still arriving, and the measurements along them. */
+internal interface GuideFeed {
+    /**
+     * Hands [take] the projected gradients of one group after the other, float64, one a direction; or calls [whole], once
+     * all guides are held, to have the same done by it.
+     *
+     * Raises what the core does, what ended the stream, and TaskRefused.
+     */
+    fun measure(
+        batches: List<Batch>,
+        directions: List<TaskDirection>,
+        between: Between,
+        whole: () -> Unit,
+        take: (DoubleArray) -> Unit,
+    )
+}
+
 /**
  * A step's directions, measured a few at a time: between two groups what is finished is kept, and work may end.
  *
@@ -80,7 +97,7 @@ internal class Groups(
     }
 
     /** What the planner must see at once to share its runs: neighbours that do the same before a boundary. */
-    private fun units(directions: List<TaskDirection>): List<List<TaskDirection>> {
+    fun units(directions: List<TaskDirection>): List<List<TaskDirection>> {
         val units = mutableListOf<MutableList<TaskDirection>>()
         for (next in directions) {
             val last = units.lastOrNull()

@@ -50,6 +50,15 @@ internal class HiddenStates(
         branch = null
     }
 
+    /** Takes a state that was kept as the one that enters a segment. */
+    fun put(
+        segment: Int,
+        state: Value,
+    ) {
+        entering[segment] = state
+        branch = null
+    }
+
     /** The state that enters a segment. */
     fun entering(segment: Int): Value = checkNotNull(entering[segment]) { "a state that was made before" }
 

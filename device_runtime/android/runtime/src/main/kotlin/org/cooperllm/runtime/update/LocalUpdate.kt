@@ -37,12 +37,13 @@ internal class LocalResult(
  *
  * Nothing here knows a network, a file or a round. State goes in as arguments and comes out as the result; the one
  * thing that is changed and restored is the adapter inside [core]. [gauss] draws from N(0, 1), from the device's own
- * randomness.
+ * randomness. With a [feed], the guides that directions are made of come by it.
  */
 internal class LocalUpdate(
     private val core: Core,
     private val gauss: () -> Double,
     private val between: Between = Between(),
+    private val feed: GuideFeed? = null,
 ) {
     /**
      * Measures every direction of every step, moving in between where the task says so.
@@ -91,8 +92,9 @@ internal class LocalUpdate(
         val missing = step.directions.drop(maxOf(0, scalars.size - before))
         if (missing.isEmpty()) return
         val last = task.steps.sumOf { it.directions.size }
-        Groups(core, task.exitSegment, between).forEach(train.batches(chosen), missing) { batches, group ->
-            val fresh = measure(task, batches, group).map { wireForm(it, task.scalarForm, gauss) }
+        val batches = train.batches(chosen)
+        val take = { rho: DoubleArray ->
+            val fresh = rho.map { wireForm(it, task.scalarForm, gauss) }
             scalars += fresh
             if (scalars.size < last) {
                 between.keep(fresh)
@@ -101,6 +103,12 @@ internal class LocalUpdate(
                 }
             }
         }
+        val whole = {
+            Groups(core, task.exitSegment, between).forEach(batches, missing) { entered, group ->
+                take(measure(task, entered, group))
+            }
+        }
+        if (feed == null) whole() else feed.measure(batches, missing, between, whole, take)
     }
 
     /** The projected gradients of one group, float64, one a direction. */

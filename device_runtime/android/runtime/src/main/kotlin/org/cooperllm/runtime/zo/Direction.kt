@@ -7,10 +7,34 @@ internal class GuideSlice(
     val values: FloatVector,
 )
 
-/** A guide u, zero in every segment that it has no slice for. */
+/**
+ * A guide u, zero in every segment that it has no slice for. Slices may come and go, a segment at a time: whoever measures
+ * along it sees to it that those are held which are needed.
+ */
 internal class Guide(
-    private val slices: List<GuideSlice>,
+    slices: List<GuideSlice> = emptyList(),
 ) {
+    private val slices = slices.toMutableList()
+
+    /** The bytes of the slices that are held. */
+    val heldBytes: Long get() = slices.sumOf { Float.SIZE_BYTES.toLong() * it.values.count }
+
+    /** Holds a segment's values, in place of those before. */
+    fun hold(
+        layout: Layout,
+        segment: Int,
+        values: FloatVector,
+    ) {
+        require(values.count == layout.segmentCount(segment)) { "a value for each parameter of the segment" }
+        drop(segment)
+        slices += GuideSlice(segment, layout.segmentOffset(segment), values)
+    }
+
+    /** Lets go of a segment's values. */
+    fun drop(segment: Int) {
+        slices.removeAll { it.segment == segment }
+    }
+
     /** The values in a segment, null where they are all zero. */
     fun slice(segment: Int): GuideSlice? {
         for (i in slices.indices) if (slices[i].segment == segment) return slices[i]
@@ -22,14 +46,7 @@ internal class Guide(
         fun of(
             layout: Layout,
             values: Map<Int, FloatVector>,
-        ): Guide {
-            val slices =
-                values.map { (segment, slice) ->
-                    require(slice.count == layout.segmentCount(segment)) { "a value for each parameter of the segment" }
-                    GuideSlice(segment, layout.segmentOffset(segment), slice)
-                }
-            return Guide(slices)
-        }
+        ): Guide = Guide().also { for ((segment, slice) in values) it.hold(layout, segment, slice) }
     }
 }
 

@@ -25,6 +25,12 @@ internal class RoundingSums {
     /** Whether |z' - z| is at most 0.02 |z|. Zero everywhere is. */
     fun isFaithful(): Boolean = !(error > MAX_SQUARED_ERROR * norm)
 
+    /** Whether it would be with this squared error, were epsilon doubled so often: |epsilon z| doubles, the error not. */
+    fun isFaithfulWith(
+        squaredError: Double,
+        doublings: Int,
+    ): Boolean = !(Math.scalb(squaredError, -2 * doublings) > MAX_SQUARED_ERROR * norm)
+
     private fun sum(lanes: DoubleArray): Double {
         var total = 0.0
         for (lane in lanes) total += lane

@@ -26,7 +26,8 @@ internal object GuideCode {
     private const val STEP_AT = 8
 
     /**
-     * The [count] values of an encoded segment. What is held depends on [count] alone.
+     * Writes the [count] values of an encoded segment to [into]; with null, only checks them. What is held depends on
+     * neither.
      *
      * Raises BadArtifact when it is damaged, of another format or of another number of values: the caller drops it and
      * fetches it again.
@@ -34,7 +35,8 @@ internal object GuideCode {
     fun decode(
         data: ByteArray,
         count: Int,
-    ): FloatVector {
+        into: FloatVector?,
+    ) {
         val header = ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN)
         if (data.size < HEADER_BYTES) throw BadArtifact("an encoded guide is truncated: fetch it again")
         if (data[0].toInt() != FORMAT) {
@@ -48,16 +50,16 @@ internal object GuideCode {
         if (!(step > 0) || !step.isFinite()) {
             throw BadArtifact("an encoded guide has no positive step: fetch it again")
         }
-        return values(data, count, step.toDouble() / PARTS)
+        decode(data, count, step.toDouble() / PARTS, into)
     }
 
-    private fun values(
+    private fun decode(
         data: ByteArray,
         count: Int,
         unit: Double,
-    ): FloatVector {
+        into: FloatVector?,
+    ) {
         val cells = IntArray(CELLS + 1) { if (it == 0) 0 else data[it].toInt() }
-        val decoded = FloatVector.allocate(count)
         val values = FloatArray(minOf(IntegerDecoder.CHUNK, count))
         var isFinite = true
         decode(data, HEADER_BYTES, count) { start, chunk, decoder ->
@@ -70,10 +72,9 @@ internal object GuideCode {
                 if (value > Float.MAX_VALUE) isFinite = false
                 values[decoder.place(i)] = if (whole < 0) -value else value
             }
-            decoded.write(start, values, chunk)
+            into?.write(start, values, chunk)
         }
         if (!isFinite) throw BadArtifact("an encoded guide has values that are not finite: fetch it again")
-        return decoded
     }
 
     /**

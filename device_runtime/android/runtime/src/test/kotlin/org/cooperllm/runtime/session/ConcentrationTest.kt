@@ -53,7 +53,7 @@ class ConcentrationTest {
         val slices = guides.associateWith { slicesOf(vectors.floats(it.toStringUtf8().take(2))) }
         val scale = case.text("scale").takeIf { it.isNotEmpty() }?.let { FloatVector.of(vectors.floats(it)) }
         return try {
-            val cost = Concentration(task.build(), Supplies(scale, slices), layout, head).weigh()
+            val cost = Weighing.weigh(task.build(), Supplies(scale, slices), layout, head)
             "${cost.scalars} ${cost.headScalars}"
         } catch (refusal: TaskRefused) {
             refusal.status

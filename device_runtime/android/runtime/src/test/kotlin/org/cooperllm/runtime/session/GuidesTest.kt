@@ -1,11 +1,9 @@
 package org.cooperllm.runtime.session
 
 import com.google.protobuf.ByteString
-import org.cooperllm.protos.DirectionsTask
 import org.cooperllm.protos.Guide
 import org.cooperllm.protos.GuideChunk
 import org.cooperllm.protos.GuideEncoding
-import org.cooperllm.protos.GuideTerm
 import org.cooperllm.protos.ReportStatus
 import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.ServerUnreachable
@@ -19,81 +17,28 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
-import java.nio.ByteBuffer
-import java.nio.ByteOrder
-import java.security.MessageDigest
-import kotlin.random.Random
 
 /** Guides on their way to a device: the order of chunks, what contradicts itself, and what a kill leaves on disk. */
 class GuidesTest : InAWorld() {
     private val layout: Layout get() = world.bundle.layout
-    private val guides = listOf(announced(1), announced(2))
+    private val small: SmallGuides by lazy { SmallGuides(layout) }
+    private val guides: List<Guide> get() = small.announced
 
-    private fun announced(number: Int): Guide =
-        Guide
-            .newBuilder()
-            .setSha256(ByteString.copyFrom(ByteArray(32) { number.toByte() }))
-            .addAllSegments(listOf(0, 1))
-            .build()
+    private fun chunks() = small.chunks()
 
-    private fun values(
+    private fun task() = small.task()
+
+    private fun bytes(
         guide: Int,
         segment: Int,
-    ): FloatArray {
-        val random = Random(10 * guide + segment)
-        return FloatArray(layout.segmentCount(segment)) { random.nextFloat() - 0.5f }
-    }
-
-    private fun bytes(values: FloatArray): ByteArray {
-        val bytes = ByteBuffer.allocate(4 * values.size).order(ByteOrder.LITTLE_ENDIAN)
-        bytes.asFloatBuffer().put(values)
-        return bytes.array()
-    }
-
-    private fun chunks(): List<GuideChunk> {
-        val all =
-            (0..1).flatMap { segment ->
-                guides.indices.flatMap { guide -> chunks(segment, guide, bytes(values(guide, segment))) }
-            }
-        return all.dropLast(1) + all.last().toBuilder().setLast(true).build()
-    }
-
-    private fun chunks(
-        segment: Int,
-        guide: Int,
-        data: ByteArray,
-    ): List<GuideChunk> =
-        (data.indices step CHUNK_BYTES).map { start ->
-            GuideChunk
-                .newBuilder()
-                .setSegment(segment)
-                .setGuide(guide)
-                .setEncoding(GuideEncoding.GUIDE_ENCODING_FLOAT32)
-                .setOffsetBytes(start.toLong())
-                .setSegmentSizeBytes(data.size.toLong())
-                .setSegmentSha256(ByteString.copyFrom(MessageDigest.getInstance("SHA-256").digest(data)))
-                .setData(ByteString.copyFrom(data, start, minOf(CHUNK_BYTES, data.size - start)))
-                .build()
-        }
-
-    private fun task(): DirectionsTask {
-        val task = World.directions()
-        val terms = guides.map { GuideTerm.newBuilder().setGuideSha256(it.sha256).setCoefficient(0.5).build() }
-        val step = task.getSteps(0)
-        val direction = step.getDirections(0).toBuilder().addAllGuides(terms)
-        return task
-            .toBuilder()
-            .addAllGuides(guides)
-            .setSteps(0, step.toBuilder().setDirections(0, direction))
-            .build()
-    }
+    ) = small.bytes(small.values(guide, segment))
 
     @Test
     fun `pieces come segment by segment, guide by guide, and nothing else is taken`() {
         val assembly = GuideAssembly(guides, layout)
         val pieces = chunks().mapNotNull { assembly.add(it) }
         assertEquals(listOf(0 to 1, 0 to 2, 1 to 1, 1 to 2), pieces.map { it.segment to it.guide.byteAt(0).toInt() })
-        assertArrayEquals(bytes(values(1, 0)), pieces[1].data)
+        assertArrayEquals(bytes(1, 0), pieces[1].data)
         assertTrue(assembly.isComplete)
         assertThrows(ArtifactError::class.java) { assembly.add(chunks().last()) }
     }
@@ -136,12 +81,22 @@ class GuidesTest : InAWorld() {
     fun `a task along guides is done, and what came is kept, encoded, under hashes of its own`() {
         world.cloud.chunks += chunks()
         world.turn(world.task(directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_OK, world.cloud.reports.single().status)
-        assertEquals(4, world.cloud.reports.single().scalarsCount)
+        assertEquals(
+            ReportStatus.REPORT_STATUS_OK,
+            world.cloud.reports
+                .single()
+                .status,
+        )
+        assertEquals(
+            4,
+            world.cloud.reports
+                .single()
+                .scalarsCount,
+        )
         val kept = world.store.state.guides
         assertEquals(guides.map { it.sha256.toByteArray().toHexText() }.toSet(), kept.keys)
         val piece = kept.getValue("02".repeat(32)).getValue(1)
-        assertArrayEquals(bytes(values(1, 1)), world.store.read(Kind.GUIDES, piece.sha256))
+        assertArrayEquals(bytes(1, 1), world.store.read(Kind.GUIDES, piece.sha256))
         world.turn(world.task(2, world.version(isHeld = true), task())) // the same guides: nothing is streamed again
         assertEquals(1, world.cloud.starts.size)
         assertEquals(2, world.cloud.reports.size)
@@ -157,7 +112,12 @@ class GuidesTest : InAWorld() {
         world.start()
         world.cloud.alter = { it }
         world.turn(world.task(update = world.version(isHeld = true), directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_OK, world.cloud.reports.single().status)
+        assertEquals(
+            ReportStatus.REPORT_STATUS_OK,
+            world.cloud.reports
+                .single()
+                .status,
+        )
         assertEquals(listOf(GuidePosition(), GuidePosition(segment = 1)), world.cloud.starts)
     }
 
@@ -177,7 +137,10 @@ class GuidesTest : InAWorld() {
         world.turn(world.task(2, world.version(isHeld = true), task()))
         val statuses = world.cloud.reports.map { it.status }
         assertEquals(listOf(ReportStatus.REPORT_STATUS_OK, ReportStatus.REPORT_STATUS_BAD_ARTIFACT), statuses)
-        assertFalse(world.store.state.guides.isEmpty()) // the pieces before it arrived whole
+        assertFalse(
+            world.store.state.guides
+                .isEmpty(),
+        ) // the pieces before it arrived whole
     }
 
     @Test
@@ -191,13 +154,14 @@ class GuidesTest : InAWorld() {
         for (guide in bad) {
             assertThrows(UnsupportedTask::class.java) { GuideAssembly(listOf(guide.build()), layout) }
         }
-        val values = values(0, 0).also { it[3] = Float.NaN }
-        world.cloud.chunks += chunks(0, 0, bytes(values))
+        val values = small.values(0, 0).also { it[3] = Float.NaN }
+        world.cloud.chunks += small.chunks(0, 0, small.bytes(values))
         world.turn(world.task(directions = task()))
-        assertEquals(ReportStatus.REPORT_STATUS_BAD_ARTIFACT, world.cloud.reports.single().status)
-    }
-
-    private companion object {
-        const val CHUNK_BYTES = 40
+        assertEquals(
+            ReportStatus.REPORT_STATUS_BAD_ARTIFACT,
+            world.cloud.reports
+                .single()
+                .status,
+        )
     }
 }

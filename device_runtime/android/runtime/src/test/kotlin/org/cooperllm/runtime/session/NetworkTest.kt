@@ -80,12 +80,12 @@ class NetworkTest {
         fun weigh(
             body: FloatArray,
             head: FloatArray,
-        ) = Concentration(
+        ) = Weighing.weigh(
             task(name),
             Supplies(null, mapOf(name to mapOf(0 to FloatVector.of(body), 1 to FloatVector.of(head)))),
             layout,
             head = 1,
-        ).weigh()
+        )
         assertEquals(Cost(2, 0), weigh(FloatArray(600), FloatArray(100)))
         assertEquals(Cost(2, 2), weigh(FloatArray(600), FloatArray(100) { 50f }))
         val one = FloatArray(600).also { it[7] = 1e6f }

@@ -28,6 +28,7 @@ internal class World(
     private val folder: File,
     private val limits: Limits = Limits(),
     private val conditions: Conditions = Conditions { emptyList() },
+    private val budget: Budget = Budget(64),
 ) : Closeable {
     val cloud = FakeCloud()
     val events = mutableListOf<Event>()
@@ -103,7 +104,7 @@ internal class World(
                 newId = { "report-${++ids}" },
             )
         session =
-            Session(cloud, store, holdings, { given() }, surroundings, Budget(64)) {
+            Session(cloud, store, holdings, { given() }, surroundings, budget) {
                 beforeEvent(it)
                 events += it
             }
