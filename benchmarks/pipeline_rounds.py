@@ -147,7 +147,8 @@ def _run(case: Case, folder: Path, overlap: bool, rate: float, public: int) -> _
         ledger = federation.run(Silent())
         assert federation.operator is not None  # it answered, or the run would not have finished
         rounds = federation.operator.rounds()
-        sent = guide_spans(federation.operator.details(rounds), ledger.device_by_task)
+        federation.history.read(federation.operator, range(case.rounds), most=case.rounds)
+        sent = guide_spans(federation.history.rows(), ledger.device_by_task)
     spans = [*ledger.spans, *round_spans(rounds), *sent]
     found = [pipelined(spans, number, DEVICE) for number in range(FIRST_MEASURED, case.rounds)]
     return _Run([each for each in found if each is not None], spans, ledger.sha256_by_version[case.rounds])

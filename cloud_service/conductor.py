@@ -21,15 +21,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
-from cloud_service import compression, leases, opening, rounds
+from cloud_service import leases, opening, rounds
 from cloud_service.chain import wanted_scores
-from cloud_service.compression import AS_SAMPLED
-from cloud_service.directions import Float32, Guides, Received
+from cloud_service.directions import Float32
 from cloud_service.federation import Federation
 from cloud_service.head_share import counts_as_head
-from cloud_service.levels import level_of, same_for
-from cloud_service.plan import CohortMember, RoundPlan, RoundState
+from cloud_service.plan import RoundPlan, RoundState
 from cloud_service.preparation import Preparation
+from cloud_service.round_guides import RoundGuides
 from cloud_service.store import jobs, latest_version, one, unfinished_round, versions
 from cloud_service.store import metrics as metric_rows
 from cloud_service.store import rounds as round_rows
@@ -55,7 +54,8 @@ class Conductor:
         self.federation = federation
         self.preparation = preparation
         self.store, self.artifacts = federation.store, federation.artifacts
-        self.job, self.layout, self.shelf = federation.job, federation.layout, federation.shelf
+        self.job, self.layout = federation.job, federation.layout
+        self.guides = RoundGuides(preparation, federation.shelf)
         self._bundle_adapter = bundle_adapter
         self._clock_s = clock_s
         self._ticked_s = clock_s()
@@ -159,7 +159,7 @@ class Conductor:
             return True
         cohort = rounds.sample_cohort(everybody, self.job.cohort_size, self.job.seed, number)
         state = self._state(newest)
-        found, sampled = self._guides(number, state)
+        found, sampled = self.guides.of_round(number, state)
         with self.store.transaction() as connection:
             split = opening.split_now(connection, self.federation.split)
         whole = opening.settings_of(
@@ -168,55 +168,11 @@ class Conductor:
         settings = opening.staged(opening.divided(whole, split), self.federation.schedule, state)
         of_head = counts_as_head(settings, found, sampled, self.preparation.scale(), self.layout)
         settings = replace(settings, counts_as_head=of_head)
-        chosen = self._levelled(number, [item for item in known if item.client_id in cohort])
+        chosen = self.guides.levelled(number, [item for item in known if item.client_id in cohort])
         plan = rounds.open_round(state, settings, chosen, found, self.layout)
-        facts = opening.decided(split, self.federation.schedule, state) | self._guide_facts(number, plan)
+        facts = opening.decided(split, self.federation.schedule, state) | self.guides.facts(number, plan)
         self._commit_opening(number, plan, cohort, facts)
         return True
-
-    def _guides(self, number: int, state: RoundState) -> tuple[Guides, Float32 | None]:
-        """What a round's guide is called, and its values; where it is still to be sampled, the last one's."""
-        of = number
-        if self.shelf.guides(number) is None:
-            announced = self.job.guide_staleness == 0 and self.preparation.announce_guides(number, state)
-            of = number - 1 if announced else number
-        if of == number:
-            self.preparation.sample_guides(number, state)
-        found = self.shelf.guides(number)
-        assert found is not None  # announced or sampled
-        return found, next(iter(self.shelf.received(of, [AS_SAMPLED]).values()), None)
-
-    def _levelled(self, number: int, members: list[CohortMember]) -> list[CohortMember]:
-        """The members, each with the level of compression at which it receives the round's guide."""
-        with self.store.transaction() as connection:
-            found = {
-                member.client_id: level_of(connection, self.shelf, self.job, number, member.client_id)
-                for member in members
-            }
-        if self.job.directions == "shared":
-            found = same_for(found)
-        return [replace(member, guide_level=found[member.client_id]) for member in members]
-
-    def _guide_facts(self, number: int, plan: RoundPlan) -> dict[str, Any]:
-        """What a round's guide was sampled from, and at which level each client gets it; for operators."""
-        if not plan.levels():
-            return {}
-        before = self.job.guide_staleness if number else 0
-        levels = {task.client_id: task.guide_level for task in plan.tasks if plan.guide_of(task) is not None}
-        return {"guide": {"staleness": before, "sampled_from": number - before, "levels": levels}}
-
-    def _keep_alignment(self, number: int, plan: RoundPlan, received: Received) -> None:
-        """The cosine of what devices received with what was sampled, by level; for operators."""
-        sampled = next(iter(self.shelf.received(number, [AS_SAMPLED]).values()), None)
-        if sampled is None or not plan.levels():
-            return
-        found = {}
-        for level in plan.levels():
-            guide = plan.guides.at(level)
-            assert guide is not None  # tasks name it
-            found[str(level)] = compression.cosine(sampled, received[guide.name])
-        with self.store.transaction() as connection:
-            opening.keep_decided(connection, number, {"alignment": found})
 
     def _commit_opening(
         self,
@@ -269,8 +225,8 @@ class Conductor:
             return
         before = self._state(newest)
         plan = RoundPlan.from_bytes(self.artifacts.get(out.plan_sha256))
-        received = self.shelf.received(out.number, plan.levels() or (AS_SAMPLED,))
-        self._keep_alignment(out.number, plan, received)
+        received = self.guides.received(plan)
+        self.guides.keep_alignment(out.number, plan, received)
         scale = self.preparation.scale()
         after, record, diagnostics = rounds.apply(before, plan, found, received, self.layout, scale)
         if after.version == before.version:
@@ -281,6 +237,7 @@ class Conductor:
         self._commit_closing(out, asdict(diagnostics), row)
         with self.store.transaction() as connection:
             prune(connection, self.artifacts, after.version)
+        self.federation.shelf.forget_before(out.number)
 
     def _commit_closing(
         self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None

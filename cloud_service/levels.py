@@ -13,6 +13,8 @@ from cloud_service.shelf import Shelf
 from cloud_service.store import clients, guide_segments, reports, tasks
 from protos import federation_pb2 as pb
 
+RECENT_ROUNDS = 64
+
 
 def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, client_id: str) -> int:
     """The level of one client's guide in a round that opens, or that it joins.
@@ -36,7 +38,7 @@ def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, 
     return compression.choose(
         facts or compression.expected(counts),
         sampling_s,
-        _compute_s(connection, client_id, announced.segments),
+        _compute_s(connection, round_number, client_id, announced.segments),
         float(rate),
         job.guide_cosine,
     )
@@ -56,7 +58,9 @@ def _sampling_s(connection: Connection, round_number: int, segments: tuple[int, 
     return [max(0, took_ms.get(segment, 0)) / 1000 for segment in segments]
 
 
-def _compute_s(connection: Connection, client_id: str, segments: tuple[int, ...]) -> list[float]:
+def _compute_s(
+    connection: Connection, round_number: int, client_id: str, segments: tuple[int, ...]
+) -> list[float]:
     """How long a client worked on each segment in its last task, by its report; 0 where nothing is known."""
     last = (
         sa.select(reports.c.body)
@@ -65,6 +69,7 @@ def _compute_s(connection: Connection, client_id: str, segments: tuple[int, ...]
             reports.c.client_id == client_id,
             reports.c.status == pb.REPORT_STATUS_OK,
             tasks.c.kind == "directions",
+            reports.c.round >= round_number - RECENT_ROUNDS,  # not a search through all of a long job
         )
         .order_by(reports.c.round.desc())
         .limit(1)

@@ -61,16 +61,17 @@ class Shelf:
 
     def guides(self, round_number: int) -> Guides | None:
         """What was announced for a round; None where nothing was yet."""
-        if round_number not in self._announced:
-            with self._store.transaction() as connection:
-                row = one(connection, guides, guides.c.round == round_number)
-            if row is None:
-                return None
-            facts = json.loads(row.facts)
-            self._announced[round_number] = Guides(
-                bytes.fromhex(facts["base"]), tuple(facts["segments"]), facts["length"], facts["norm"]
-            )
-        return self._announced[round_number]
+        known = self._announced.get(round_number)
+        if known is not None:
+            return known
+        with self._store.transaction() as connection:
+            row = one(connection, guides, guides.c.round == round_number)
+        if row is None:
+            return None
+        facts = json.loads(row.facts)
+        found = Guides(bytes.fromhex(facts["base"]), tuple(facts["segments"]), facts["length"], facts["norm"])
+        self._announced[round_number] = found
+        return found
 
     def put(self, round_number: int, segment: int, values: Float32, start_ms: int) -> None:
         """Keeps a segment as it was sampled: float32 (the segment's count,)."""
@@ -91,6 +92,16 @@ class Shelf:
     def counts(self, segments: Iterable[int]) -> list[int]:
         """How many parameters each of these segments has."""
         return [self._count(segment) for segment in segments]
+
+    def forget_before(self, round_number: int) -> None:
+        """Lets go of what is held in memory of earlier rounds; what `prune` leaves on disk stays."""
+        # Other threads look in meanwhile: one entry at a time, and what they miss they read again.
+        for number in [number for number in list(self._read) if number < round_number]:
+            self._read.discard(number)
+            self._announced.pop(number, None)
+            self._facts.pop(number, None)
+        for key in [key for key in list(self._pieces) if key[0] < round_number]:
+            self._pieces.pop(key, None)
 
     def is_sampled(self, round_number: int) -> bool:
         """Whether all of a round's guide is here; so it is where there is none."""

@@ -1,7 +1,7 @@
 """A task's guides on their way: one thread takes them off the wire, others wait for the segment they need.
 
-Every piece is on disk, encoded, before anybody hears of it, so that it is there again for the next group of
-directions and for the record that names it, and so that a broken session goes on behind it.
+Every piece is kept on disk, encoded, so that it is there again for the next group of directions and for the
+record that names it, and so that a broken session goes on behind it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Keeper(Protocol):
     """Where pieces are kept; see holdings.py."""
 
     def has_piece(self, guide: bytes, segment: int) -> bool: ...
+
+    def accept_piece(self, piece: Piece) -> None: ...
 
     def keep_piece(self, piece: Piece) -> None: ...
 
@@ -63,7 +65,9 @@ class Arrivals:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._closed = True
+            self._closed = bool(self._waiting)
+        if not self._closed and self._thread.is_alive():
+            self._thread.join(WAIT_S)  # writes the last piece
 
     def await_segment(self, segment: int) -> None:
         """Returns once all guides' pieces of a segment are here.
@@ -107,11 +111,13 @@ class Arrivals:
                     if self._closed:
                         return
                     if piece is not None:
-                        self._keeper.keep_piece(piece)
+                        self._keeper.accept_piece(piece)
                         last = False
                         self._spans.append(("guide_arrived", piece.segment, start_ms, time.time() * 1000))
                         self._waiting.discard((piece.guide, piece.segment))
                         self._changed.notify_all()
+                if piece is not None:  # nobody has to wait for the disk
+                    self._keeper.keep_piece(piece)
                 if assembly.is_complete:
                     return
             raise ArtifactError("segments of a guide are missing: stream the guides again")

@@ -47,6 +47,7 @@ class Holdings:
         self._loading = threading.Lock()
         self.engine: Engine | None = None
         self._scale: tuple[bytes, NDArray[np.float32]] | None = None
+        self._fresh: dict[tuple[bytes, int], Piece] = {}  # of guides: arrived, not on disk yet
 
     # --- bundle ---------------------------------------------------------------------------------------------
 
@@ -156,11 +157,12 @@ class Holdings:
 
     def guide(self, sha256: bytes) -> Slices | None:
         """All of a guide that was kept, or None."""
-        segments = self._store.state.guides.get(sha256.hex())
+        segments = {int(segment) for segment in self._store.state.guides.get(sha256.hex(), {})}
+        segments |= {segment for name, segment in self._fresh if name == sha256}
         if not segments:
             return None
         slices: Slices = {}
-        for segment in map(int, segments):
+        for segment in sorted(segments):
             values = self.guide_segment(sha256, segment)
             if values is None:
                 return None
@@ -169,11 +171,12 @@ class Holdings:
 
     def guide_segment(self, sha256: bytes, segment: int) -> NDArray[np.float32] | None:
         """One segment of a guide that was kept, or None. Raises BadArtifact where it cannot be decoded."""
+        count, fresh = self._loaded().segment_counts[segment], self._fresh.get((sha256, segment))
+        if fresh is not None:
+            return decode(fresh.encoding, fresh.data, count)
         kept = self._store.state.guides.get(sha256.hex(), {}).get(str(segment))
         data = None if kept is None else self._store.read("guides", str(kept[1]))
-        if kept is None or data is None:
-            return None
-        return decode(int(kept[0]), data, self._loaded().segment_counts[segment])
+        return None if kept is None or data is None else decode(int(kept[0]), data, count)
 
     def arrivals(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> Arrivals:
         """All guides of a task, on their way but for those that are here.
@@ -182,6 +185,7 @@ class Holdings:
         """
         announced = task.directions.guides
         names = {guide.sha256.hex() for guide in announced}
+        self._fresh.clear()
         kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in names}
         self._store.update(guides=kept)
         self._store.keep_only(
@@ -199,15 +203,20 @@ class Holdings:
         kept = self._store.state.guides.get(guide.hex(), {}).get(str(segment))
         return kept is not None and self._store.read("guides", str(kept[1])) is not None
 
-    def keep_piece(self, piece: Piece) -> None:
-        """Keeps a segment of a guide. Raises BadArtifact where it cannot be decoded."""
+    def accept_piece(self, piece: Piece) -> None:
+        """Holds a segment of a guide until it is kept. Raises BadArtifact where it cannot be decoded."""
         decode(piece.encoding, piece.data, self._loaded().segment_counts[piece.segment])
+        self._fresh[piece.guide, piece.segment] = piece
+
+    def keep_piece(self, piece: Piece) -> None:
+        """Keeps a segment of a guide on disk."""
         guides = self._store.state.guides
         mine: dict[str, list[int | str]] = {
             **guides.get(piece.guide.hex(), {}),
             str(piece.segment): [int(piece.encoding), self._store.write("guides", piece.data)],
         }
         self._store.update(guides=guides | {piece.guide.hex(): mine})
+        self._fresh.pop((piece.guide, piece.segment), None)
 
     def guides(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> dict[bytes, Slices]:
         """All guides of a task, decoded, once all are here. Raises as Arrivals does."""

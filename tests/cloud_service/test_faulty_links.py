@@ -178,6 +178,7 @@ def test_an_artifact_goes_on_where_its_link_broke(serving: Wide, proxies: Proxie
     device.transport.close()
 
 
+@pytest.mark.ci
 def test_a_link_of_long_round_trips_is_connected_at_the_first_attempt(
     serving: Wide, proxies: Proxies
 ) -> None:

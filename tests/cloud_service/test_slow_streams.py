@@ -107,6 +107,7 @@ def test_a_segment_that_is_not_ready_holds_no_thread_and_is_never_sent(serving: 
     until(lambda: handed.alive == 0)
 
 
+@pytest.mark.ci
 def test_a_stream_that_is_given_up_while_a_link_stalls_is_freed(serving: Wide, handed: Handed) -> None:
     """The link is cut before the cancellation gets through: the broken connection is enough."""
     (device, task), *_ = members(serving)

@@ -120,6 +120,7 @@ def test_the_rate_holds_and_may_change_while_it_runs(proxies: Proxies) -> None:
         assert time.monotonic() - start_s == pytest.approx(0.5, rel=0.2)
 
 
+@pytest.mark.ci
 def test_two_connections_share_the_rate(proxies: Proxies) -> None:
     counts = [0, 0]
 
@@ -198,6 +199,7 @@ def test_a_stall_lets_nothing_through_and_loses_nothing(proxies: Proxies) -> Non
         assert time.monotonic() - start_s == pytest.approx(0.4, abs=0.15)
 
 
+@pytest.mark.ci
 def test_a_sender_feels_the_link(proxies: Proxies) -> None:
     """Into a stalled link a sender gets rid of a bounded number of bytes, not of all that it has."""
     sent = [0]
