@@ -14,6 +14,7 @@ import pytest
 from device_runtime.examples import Example
 from device_runtime.identity import Identity
 from device_runtime.store import Store
+from protos import federation_pb2 as pb
 from tests.cloud_service.small_service import small_job, started
 from tests.device_runtime.toy_bundle import open_toy_bundle, toy_examples
 from tests.integration.jvm_device import JvmDevice
@@ -81,6 +82,9 @@ def test_all_adapters_are_the_clouds_after_every_round(
     assert statuses == set(python[0].statuses) == set(python[1].statuses) == {"OK"}
     assert expected in {event["form"] for event in events if event["event"] == "version"}
     assert events[-1]["label"] in bundle.class_names
+    with closing(Store(tmp_path / "kotlin")) as store:
+        kept = [int(piece[0]) for pieces in store.state.guides.values() for piece in pieces.values()]
+    assert set(kept) == (set() if job.get("guide_weight") == 0.0 else {pb.GUIDE_ENCODING_CODED})
 
 
 def test_a_label_outside_the_classes_and_a_long_text_are_counted(tmp_path: Path, jvm: JvmDevice) -> None:

@@ -1,5 +1,6 @@
 package org.cooperllm.executorch
 
+import org.cooperllm.runtime.update.Batch
 import org.cooperllm.runtime.update.Core
 import org.cooperllm.runtime.zo.Golden
 import org.cooperllm.runtime.zo.Update
@@ -72,11 +73,28 @@ class CoreFiguresTest {
         assertEquals(case.name, golden.longs("auxiliary_runs"), counters.auxiliaryRuns.toList())
         assertEquals(case.name, before.bits(), core.adapter.toArray().bits())
         assertArrayEquals(case.name, golden.doubles("rho"), rho, tolerance)
+        if (!case.isExact) checkStreamed(case, core, batches, rho)
         val evaluation = core.evaluate(batches, case.objective)
         assertEquals(case.name, golden.double("loss_sum"), evaluation.lossSum, tolerance)
         assertEquals(case.name, golden.double("count"), evaluation.count, 0.0)
         assertEquals(case.name, golden.int("correct").toLong(), evaluation.correct)
         if ("adapter_after" in golden) checkUpdate(case, core)
+    }
+
+    /** In streaming order: the same bits, with the same runs of segments. */
+    private fun checkStreamed(
+        case: CoreCase,
+        core: Core,
+        batches: List<Batch>,
+        rho: DoubleArray,
+    ) {
+        core.chain.counters.reset()
+        val measurement = core.begin(batches, case.directions, case.epsilon, case.objective)
+        for (segment in measurement.segments) measurement.advance()
+        assertEquals(case.name, rho.bits(), measurement.finish().rho.bits())
+        val counters = core.chain.counters
+        assertEquals(case.name, case.golden.longs("segment_runs"), counters.segmentRuns.toList())
+        assertEquals(case.name, case.golden.longs("auxiliary_runs"), counters.auxiliaryRuns.toList())
     }
 
     private fun checkUpdate(
