@@ -45,7 +45,7 @@ class Case:
     batch_examples: int
     link_share: float
     sampling_share: float
-    rounds: int = 5
+    rounds: int = 4
 
     @property
     def runs(self) -> float:
@@ -99,9 +99,9 @@ def bundle() -> Bundle:
     return Bundle.open(folder)
 
 
-def costs() -> Costs:
+def costs(directions: int, batch_examples: int) -> Costs:
     """Of this machine, from a short serial run with a fast link."""
-    case = Case("calibration", 8, 16, 1.0, 1.0, rounds=3)
+    case = Case("calibration", directions, batch_examples, 1.0, 1.0, rounds=3)
     with tempfile.TemporaryDirectory() as place:
         found = _alone(_run(case, Path(place), False, FASTEST_BYTES_PER_S, 8 * SEGMENTS).rounds)
     return Costs(sum(found.device_s) / case.runs, sum(found.sampling_s) / (8 * SEGMENTS))

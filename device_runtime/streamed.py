@@ -136,19 +136,22 @@ class Feed:
         )
         try:
             for segment in segments:
-                self._enter(segment)
-                start_ms, before = _now_ms(), engine.work
+                arrived_ms = self._enter(segment)
+                before, start_ms = engine.work, _now_ms()
                 engine.advance()
-                self._note_run(segment, start_ms, engine.work.since(before))
+                self._note_run(segment, arrived_ms, start_ms, engine.work.since(before))
                 self._leave(segment)
             return engine.finish().rho
         finally:
             engine.abandon()
 
-    def _enter(self, segment: int) -> None:
-        """Puts a segment of every guide into the engine; predictions may run while it is waited for."""
+    def _enter(self, segment: int) -> float:
+        """Puts a segment of every guide into the engine; predictions may run while it is waited for. Answers
+        when the work on it began.
+        """
         with self._engine.unlocked():
             self._arrivals.await_segment(segment)
+        arrived_ms = _now_ms()
         values = {}
         for name, segments in self._segments.items():
             if segment in segments:
@@ -159,6 +162,7 @@ class Feed:
                 self._engine.set_guide_segment(name, segment, found)
         if segment in self._unweighed:
             self._weigh(segment, values)
+        return arrived_ms
 
     def _leave(self, segment: int) -> None:
         for name, segments in self._segments.items():
@@ -178,15 +182,15 @@ class Feed:
                 self._weigh(segment, {})
             self._permitted = self._permit(self._weighing.verdict())
 
-    def _note_run(self, segment: int, start_ms: float, work: SegmentWork) -> None:
+    def _note_run(self, segment: int, arrived_ms: float, start_ms: float, work: SegmentWork) -> None:
         """Spans of the first group: later ones wait for nothing. Perturbing and running alternate; each span
-        is as long as its sum.
+        is as long as its sum, and looking at the guide counts as perturbing.
         """
         if self._permitted is None:
             for name, of, arrived_ms, end_ms in self._arrivals.take_spans():
                 self._note(name, of, arrived_ms, end_ms)
             perturbed_ms = min(_now_ms(), start_ms + sum((*work.perturb_ns, *work.check_ns)) / 1e6)
-            self._note("perturb", segment, start_ms, perturbed_ms)
+            self._note("perturb", segment, arrived_ms, perturbed_ms)
             self._note("run", segment, perturbed_ms, _now_ms())
 
 

@@ -71,9 +71,10 @@ def test_of_a_guide_one_segment_is_held(tmp_path: Path, monkeypatch: pytest.Monk
     world, held = World(tmp_path), []
     advance = streamed.Feed._enter
 
-    def watched(feed: streamed.Feed, segment: int) -> None:
-        advance(feed, segment)
+    def watched(feed: streamed.Feed, segment: int) -> float:
+        arrived_ms = advance(feed, segment)
         held.append(world.engine.guide_bytes)
+        return arrived_ms
 
     monkeypatch.setattr(streamed.Feed, "_enter", watched)
     world.turn(guided(world))
