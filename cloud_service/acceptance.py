@@ -1,4 +1,5 @@
-"""Whether a report is taken: its lease is still its client's, and it answers what its task asked.
+"""Whether a report, or a part of one, is taken: its lease is still its client's, and it answers what its task
+asked.
 
 WireError says what to answer instead.
 """
@@ -11,8 +12,8 @@ from sqlalchemy.engine import Connection, Row
 
 from cloud_service import wire
 from cloud_service.artifacts import Artifacts
-from cloud_service.plan import RoundPlan
-from cloud_service.store import latest_version, open_round
+from cloud_service.plan import ClientTask, RoundPlan
+from cloud_service.store import latest_version, one, open_round, tasks
 from protos import federation_pb2 as pb
 
 
@@ -25,6 +26,21 @@ def live(lease: Row[Any] | None) -> Row[Any]:
     if lease.status in ("replaced", "closed"):
         raise wire.WireError("DEADLINE_EXCEEDED", "the lease expired: drop the report and check in again")
     return lease
+
+
+def measuring(
+    connection: Connection, artifacts: Artifacts, client_id: str, task_id: str
+) -> tuple[RoundPlan, ClientTask]:
+    """What a client that is at work on directions was asked, and the plan of its round."""
+    lease = one(connection, tasks, tasks.c.task_id == task_id, tasks.c.holder == client_id)
+    out = open_round(connection)
+    if lease is None or lease.status != "leased" or lease.kind != "directions" or out is None:
+        raise wire.WireError("NOT_FOUND", "this task is unknown or its lease has expired: check in again")
+    plan = RoundPlan.from_bytes(artifacts.get(out.plan_sha256))
+    asked = plan.task(client_id)
+    if asked is None or lease.round != out.number:
+        raise wire.WireError("NOT_FOUND", "this task is over: check in again")
+    return plan, asked
 
 
 def check(connection: Connection, artifacts: Artifacts, lease: Row[Any], report: pb.Report) -> None:

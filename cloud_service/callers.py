@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cloud_service import wire
+from cloud_service import signatures, wire
 from cloud_service.federation import Federation
 
 _MOST_CALLERS = 100_000
@@ -47,9 +47,9 @@ class Callers:
         """The client id of a signed call; `signed` makes the signed bytes of the time in the metadata."""
         client_id = metadata.get("cooperllm-client", "")
         time_ms = metadata.get("cooperllm-time-ms", "")
-        wire.check_identity(client_id, time_ms, self.federation.clock_ms())
-        signature = wire.signature_bytes(metadata.get("cooperllm-signature", ""))
-        wire.check_signature(self.federation.public_key(client_id), signature, signed(time_ms))
+        signatures.check_identity(client_id, time_ms, self.federation.clock_ms())
+        signature = signatures.signature_bytes(metadata.get("cooperllm-signature", ""))
+        signatures.check_signature(self.federation.public_key(client_id), signature, signed(time_ms))
         # After the signature: nobody can use up another client's calls.
         self.limit.check(client_id)
         return client_id

@@ -47,9 +47,9 @@ _NORMAL_COSINES = (0.9993, 0.9982, 0.9952, 0.9879, 0.9673, 0.9160, 0.7809, 0.474
 _MOST_HEADER_BYTES = 32  # of an encoded segment
 _HIDDEN = 1.05  # a round may take so many times what it takes with the coarsest level that the floor allows
 # Of levels that align better, the coarsest will do. What a device measures of the slope along a guide has a
-# variance in inverse proportion to the squared cosine: here 4 % are left to gain, and each finer level costs
+# variance in inverse proportion to the squared cosine: here 8 % are left to gain, and each finer level costs
 # a quarter of the bytes, which somebody pays for even where they hide under compute.
-USEFUL_COSINE = 0.98
+USEFUL_COSINE = 0.96
 
 
 @dataclass(frozen=True)

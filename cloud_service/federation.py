@@ -14,13 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from cloud_service import acceptance, guide_stream, leases, messages, rounds, wire
+from cloud_service import acceptance, guide_stream, leases, messages, parts, rounds, wire
 from cloud_service.artifacts import Artifacts
 from cloud_service.chain import ChainSettings
 from cloud_service.compression import rate_after
 from cloud_service.deliveries import Deliveries
 from cloud_service.job import Job
-from cloud_service.levels import level_of
+from cloud_service.levels import keep_rate, level_of
 from cloud_service.metrics import Metrics
 from cloud_service.opening import may_join, member
 from cloud_service.plan import RoundPlan
@@ -70,14 +70,6 @@ class Federation:
     @property
     def chain(self) -> Chain:
         return Chain(self.artifacts, self.layout, self.job.version_form)
-
-    def _keep_rate(self, connection: Connection, client_id: str, measured: float) -> None:
-        """A report's measurement of the link comes in time for the next round, a check-in's would not."""
-        where = clients.c.client_id == client_id
-        before = connection.execute(sa.select(clients.c.download_bytes_per_s).where(where)).scalar_one()
-        rate = rate_after(before, measured)
-        if rate != before:
-            connection.execute(sa.update(clients).where(where).values(download_bytes_per_s=rate))
 
     def enroll(self, request: pb.EnrollRequest) -> pb.EnrollReply:
         """Registers a key; the same key always gets the same client id."""
@@ -163,6 +155,7 @@ class Federation:
             lease_remaining_ms=max(1, lease.remaining_ms),
             bundle_sha256=bytes.fromhex(self.bundle_sha256),
             update=self.chain.update(connection, client, target),
+            received_scalars=parts.received(connection, lease.task_id),
         )
         self._ask(task, lease, plan_sha256, job.scale_sha256)
         return pb.CheckInReply(task=task)
@@ -227,15 +220,16 @@ class Federation:
         """
         wire.check_stream_guides(request)
         with self.store.transaction() as connection:
-            lease = one(connection, tasks, tasks.c.task_id == request.task_id, tasks.c.holder == client_id)
-            out = open_round(connection)
-        if lease is None or lease.status != "leased" or lease.kind != "directions" or out is None:
-            raise wire.WireError("NOT_FOUND", "this task is unknown or its lease has expired: check in again")
-        plan = self._plan(out.plan_sha256)
-        asked = plan.task(client_id)
-        if asked is None or lease.round != out.number:
-            raise wire.WireError("NOT_FOUND", "this task is over: check in again")
+            plan, asked = acceptance.measuring(connection, self.artifacts, client_id, request.task_id)
         return guide_stream.chunks(self.shelf, plan, asked, request)
+
+    def send_scalars(self, client_id: str, part: pb.Scalars) -> pb.ScalarsAck:
+        """Stores scalars ahead of their report, once, however often they are sent."""
+        wire.check_scalars(part)
+        with self.store.transaction() as connection:
+            plan, asked = acceptance.measuring(connection, self.artifacts, client_id, part.task_id)
+            wire.check_part(part, asked.scalars, plan.settings.scalar_clip)
+            return pb.ScalarsAck(received=parts.add(connection, part))
 
     def send_report(self, client_id: str, report: pb.Report) -> pb.Ack:
         """Stores a report once, however often it is sent."""
@@ -246,6 +240,7 @@ class Federation:
                 return pb.Ack(duplicate=True)
             lease = one(connection, tasks, tasks.c.task_id == report.task_id, tasks.c.holder == client_id)
             live = acceptance.live(lease)
+            report = parts.whole(connection, report)
             acceptance.check(connection, self.artifacts, live, report)
             accepted = report.status == pb.REPORT_STATUS_OK
             leases.finish(connection, live, report.status == pb.REPORT_STATUS_BAD_ARTIFACT, accepted)
@@ -260,7 +255,7 @@ class Federation:
                     received_ms=self.clock_ms(),
                 )
             )
-            self._keep_rate(connection, client_id, report.timing.download_bytes_per_s)
+            keep_rate(connection, client_id, report.timing.download_bytes_per_s)
         self.metrics.reports.labels(pb.ReportStatus.Name(report.status)).inc()
         self.wake()
         return pb.Ack()

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from cloud_service import wire
+from cloud_service import signatures, wire
 from cloud_service.callers import Callers
 from device_runtime.errors import PortInUse, StoreError
 from protos import federation_pb2 as pb
@@ -102,6 +102,7 @@ class GrpcService:
             "Enroll": grpc.unary_unary_rpc_method_handler(self._enroll),
             "CheckIn": grpc.unary_unary_rpc_method_handler(self._check_in),
             "StreamGuides": grpc.unary_stream_rpc_method_handler(self._stream_guides),
+            "SendScalars": grpc.unary_unary_rpc_method_handler(self._send_scalars),
             "SendReport": grpc.unary_unary_rpc_method_handler(self._send_report),
         }
 
@@ -119,6 +120,14 @@ class GrpcService:
             return self._federation.check_in(client_id, wire.parse(pb.CheckInRequest(), data))
 
         return await self._answered("CheckIn", context, "check_in_replies", answer)
+
+    async def _send_scalars(self, data: bytes, context: Context) -> bytes:
+        def answer() -> Message:
+            client_id = self._caller("SendScalars", data, context)
+            self._federation.metrics.moved("scalars", len(data))
+            return self._federation.send_scalars(client_id, wire.parse(pb.Scalars(), data))
+
+        return await self._answered("SendScalars", context, "acks", answer)
 
     async def _send_report(self, data: bytes, context: Context) -> bytes:
         def answer() -> Message:
@@ -162,7 +171,7 @@ class GrpcService:
     def _caller(self, method: str, data: bytes, context: Context) -> str:
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         path = f"/{_SERVICE}/{method}"
-        return self._callers.device(metadata, lambda time_ms: wire.signed_call(path, time_ms, data))
+        return self._callers.device(metadata, lambda time_ms: signatures.signed_call(path, time_ms, data))
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[[], Answer]) -> Answer:
         return await self._loop.run_in_executor(pool, work)

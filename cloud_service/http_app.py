@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
-from cloud_service import reading, wire
+from cloud_service import reading, signatures, wire
 from cloud_service.callers import Callers
 from device_runtime.errors import StoreError
 
@@ -95,7 +95,7 @@ def _add_artifacts(app: FastAPI, callers: Callers) -> None:
             _operator(callers)(request)
         else:
             path = request.url.path
-            callers.device(request.headers, lambda time_ms: wire.signed_get(path, time_ms))
+            callers.device(request.headers, lambda time_ms: signatures.signed_get(path, time_ms))
 
     @app.get("/v1/artifacts/{sha256}", dependencies=[Depends(caller)])
     def artifact(sha256: str) -> Response:

@@ -10,6 +10,8 @@
 
 `remaining_ms` falls only while the service runs (`tick`): the cloud's own downtime costs no device its
 lease. After expiry it goes on falling below zero, and at -refill_wait the round no longer waits for the task.
+
+Scalars that came ahead of the report (parts.py) belong to the lease: they are dropped when it is over.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from cloud_service.plan import RoundPlan
-from cloud_service.store import clients, tasks
+from cloud_service.store import clients, parts, tasks
 
 RUNNING = ("offered", "leased")
 MEASURING = ("directions", "score_segments")  # a round waits for these, and others may take them over
@@ -146,6 +148,7 @@ def tick(connection: Connection, round_number: int, elapsed_ms: int) -> int:
     over = sa.and_(here, tasks.c.status.in_(RUNNING), tasks.c.remaining_ms <= 0)
     holders = list(connection.execute(sa.select(tasks.c.holder).where(over).distinct()).scalars())
     if holders:
+        _drop_parts(connection, over)
         connection.execute(sa.update(clients).where(clients.c.client_id.in_(holders)).values(missed=True))
         connection.execute(sa.update(tasks).where(over).values(status="expired", remaining_ms=0))
     return len(holders)
@@ -159,6 +162,7 @@ def finish(connection: Connection, row: Row[Any], bad_artifact: bool, accepted: 
     values: dict[str, Any] = {"status": status}
     if bad_artifact and row.attempt + 1 < MAX_ATTEMPTS_AFTER_BAD_ARTIFACT:
         values = {"status": "expired", "remaining_ms": 0, "attempt": row.attempt + 1}
+    _drop_parts(connection, tasks.c.task_id == row.task_id)
     connection.execute(sa.update(tasks).where(tasks.c.task_id == row.task_id).values(**values))
 
 
@@ -190,8 +194,13 @@ def is_complete(connection: Connection, round_number: int, min_reports: int, tim
 
 def close(connection: Connection, round_number: int) -> None:
     """Ends what is unfinished: a report that still comes for it is too late."""
+    _drop_parts(connection, tasks.c.round == round_number)
     connection.execute(
         sa.update(tasks)
         .where(tasks.c.round == round_number, tasks.c.status.in_((*RUNNING, "expired")))
         .values(status="closed")
     )
+
+
+def _drop_parts(connection: Connection, of: sa.ColumnElement[bool]) -> None:
+    connection.execute(sa.delete(parts).where(parts.c.task_id.in_(sa.select(tasks.c.task_id).where(of))))

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from cloud_service import compression
 from cloud_service.job import Job
 from cloud_service.shelf import Shelf
-from cloud_service.store import clients, guide_segments, reports, tasks
+from cloud_service.store import clients, guide_segments, of_last_task, reports
 from protos import federation_pb2 as pb
 
 RECENT_ROUNDS = 64
@@ -44,6 +44,15 @@ def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, 
     )
 
 
+def keep_rate(connection: Connection, client_id: str, measured: float) -> None:
+    """A report's measurement of the link comes in time for the next round, a check-in's would not."""
+    where = clients.c.client_id == client_id
+    before = connection.execute(sa.select(clients.c.download_bytes_per_s).where(where)).scalar_one()
+    rate = compression.rate_after(before, measured)
+    if rate != before:
+        connection.execute(sa.update(clients).where(where).values(download_bytes_per_s=rate))
+
+
 def same_for(levels: dict[str, int]) -> dict[str, int]:
     """One level for all: the coarsest of what each would get."""
     return dict.fromkeys(levels, max(levels.values(), default=compression.AS_SAMPLED))
@@ -62,19 +71,8 @@ def _compute_s(
     connection: Connection, round_number: int, client_id: str, segments: tuple[int, ...]
 ) -> list[float]:
     """How long a client worked on each segment in its last task, by its report; 0 where nothing is known."""
-    last = (
-        sa.select(reports.c.body)
-        .join(tasks, tasks.c.task_id == reports.c.task_id)
-        .where(
-            reports.c.client_id == client_id,
-            reports.c.status == pb.REPORT_STATUS_OK,
-            tasks.c.kind == "directions",
-            reports.c.round >= round_number - RECENT_ROUNDS,  # not a search through all of a long job
-        )
-        .order_by(reports.c.round.desc())
-        .limit(1)
-    )
-    body = connection.execute(last).scalar()
+    since = round_number - RECENT_ROUNDS  # not a search through all of a long job
+    body = of_last_task(connection, client_id, reports.c.body, since)
     timing = pb.Timing() if body is None else pb.Report.FromString(body).timing
     run_ms = list(timing.segment_ms)
     # Of a chain whose segments all learn, each ran equally often.

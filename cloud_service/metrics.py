@@ -21,7 +21,7 @@ class Metrics:
         )
         self.traffic_bytes = Counter(
             "cooperllm_traffic_bytes",
-            "Payload bytes, by kind; reports and check_in_requests come in, the rest go out.",
+            "Payload bytes, by kind; reports, scalars and check_in_requests come in, the rest go out.",
             ["kind"],
             registry=self.registry,
         )

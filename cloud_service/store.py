@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from device_runtime.errors import OptionError, StoreError, StoreFull
+from protos import federation_pb2 as pb
 
 metadata = sa.MetaData()
 
@@ -94,6 +95,14 @@ tasks = sa.Table(
     sa.Column(
         "guide", sa.String(64), nullable=False, default=""
     ),  # its name in hex, where the task names one
+)
+
+# Scalars of a task that came ahead of its report; only while its lease lives, see parts.py.
+parts = sa.Table(
+    "parts",
+    metadata,
+    sa.Column("task_id", sa.String(64), sa.ForeignKey("tasks.task_id"), primary_key=True),
+    sa.Column("scalars", sa.LargeBinary, nullable=False),  # float32, little-endian, from the first on
 )
 
 reports = sa.Table(
@@ -238,3 +247,24 @@ def open_round(connection: Connection) -> Row[Any] | None:
 def unfinished_round(connection: Connection) -> Row[Any] | None:
     """The round that is out, or that no longer takes reports but has not given its version yet; or None."""
     return one(connection, rounds, rounds.c.status.in_(("open", "closing")))
+
+
+def of_last_task(connection: Connection, client_id: str, column: sa.Column[Any], since: int = 0) -> Any:
+    """A column of the newest directions task that a client did from round `since` on, or of its report.
+
+    None where it did none.
+    """
+    done = (
+        sa.select(column)
+        .select_from(tasks)
+        .join(reports, tasks.c.task_id == reports.c.task_id)
+        .where(
+            reports.c.client_id == client_id,
+            reports.c.status == pb.REPORT_STATUS_OK,
+            reports.c.round >= since,
+            tasks.c.kind == "directions",
+        )
+        .order_by(reports.c.round.desc())
+        .limit(1)
+    )
+    return connection.execute(done).scalar()

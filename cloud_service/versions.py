@@ -20,7 +20,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
-from cloud_service.store import guide_segments, reports, tasks, versions
+from cloud_service.store import guide_segments, of_last_task, tasks, versions
 from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256
@@ -200,15 +200,4 @@ def _terms(record: pb.Record) -> list[pb.GuideTerm]:
 
 def _held_guides(connection: Connection, client_id: str) -> set[str]:
     """Guides that a client certainly has: a device keeps those of the last task it did."""
-    last = (
-        sa.select(tasks.c.guide)
-        .join(reports, tasks.c.task_id == reports.c.task_id)
-        .where(
-            reports.c.client_id == client_id,
-            reports.c.status == pb.REPORT_STATUS_OK,
-            tasks.c.kind == "directions",
-        )
-        .order_by(tasks.c.round.desc())
-        .limit(1)
-    )
-    return set(connection.execute(last).scalars()) - {""}
+    return {of_last_task(connection, client_id, tasks.c.guide) or ""} - {""}

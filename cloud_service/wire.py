@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from google.protobuf.message import DecodeError, Message
@@ -22,15 +22,12 @@ from protos import federation_pb2 as pb
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20
-MAX_CLOCK_DIFFERENCE_MS = 300_000
 MAX_SPANS = 4096
 MAX_SEGMENTS = 4096
 MAX_U32 = 2**32 - 1
 SCORE_TOLERANCE = 1e-6  # a CKA of 1, computed, may lie a little above it
 
-_CLIENT_ID = re.compile(r"[0-9a-f]{32}")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"[0-9]{1,15}")
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -52,6 +49,22 @@ def _require(condition: bool, detail: str) -> None:
 def _one_line(text: str, name: str, longest: int) -> None:
     _require(len(text) <= longest, f"{name} has more than {longest} characters")
     _require(text.isprintable(), f"{name} has characters that cannot be printed")
+
+
+def _name(text: str, name: str) -> None:
+    _require(0 < len(text) <= 64, f"{name} must have 1 to 64 characters")
+    _one_line(text, name, 64)
+
+
+def _finite(values: Iterable[float], name: str) -> None:
+    _require(all(map(math.isfinite, values)), f"{name} has a value that is not finite")
+
+
+def _within(scalars: Iterable[float], clip: float) -> None:
+    # Rounding to float32 may lift a clipped scalar by half a unit in its last place.
+    if clip > 0:
+        most = clip * (1 + 2.0**-23)
+        _require(all(abs(value) <= most for value in scalars), "scalars exceed the task's clip")
 
 
 def _hash(value: bytes, name: str, may_be_empty: bool) -> None:
@@ -92,48 +105,6 @@ def public_key(data: bytes) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise WireError("INVALID_ARGUMENT", "public_key is no EC P-256 key")
     return key
-
-
-def check_identity(client_id: str, time_ms: str, now_ms: int) -> None:
-    """Checks the form of the two metadata texts, and the device's clock."""
-    if not _CLIENT_ID.fullmatch(client_id):
-        raise WireError("UNAUTHENTICATED", "cooperllm-client is missing or no client id: enroll first")
-    if not _TIME.fullmatch(time_ms):
-        raise WireError("UNAUTHENTICATED", "cooperllm-time-ms is missing or no number of milliseconds")
-    if abs(int(time_ms) - now_ms) > MAX_CLOCK_DIFFERENCE_MS:
-        raise WireError(
-            "UNAUTHENTICATED", f"the clocks differ by more than 300 s: the cloud has {now_ms} ms since 1970"
-        )
-
-
-def signature_bytes(text: str) -> bytes:
-    """The signature in a metadata text: DER in hex."""
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise WireError("UNAUTHENTICATED", "cooperllm-signature is not in hex") from None
-
-
-def check_signature(key_bytes: bytes, signature: bytes, signed: bytes) -> None:
-    """Checks an ECDSA P-256 signature over SHA-256 of `signed` (see signed_call, signed_get)."""
-    if not 0 < len(signature) <= 80:
-        raise WireError("UNAUTHENTICATED", "cooperllm-signature is missing or too long")
-    try:
-        public_key(key_bytes).verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise WireError(
-            "UNAUTHENTICATED", "cooperllm-signature does not match the request and the enrolled key"
-        ) from None
-
-
-def signed_call(method_path: str, time_ms: str, request: bytes) -> bytes:
-    """What a device signs for a gRPC call: method path, '\\n', time-ms, '\\n', the serialised request."""
-    return f"{method_path}\n{time_ms}\n".encode() + request
-
-
-def signed_get(path: str, time_ms: str) -> bytes:
-    """What a device signs for an HTTP GET: "GET", ' ', path, '\\n', time-ms, '\\n'."""
-    return f"GET {path}\n{time_ms}\n".encode()
 
 
 def check_enroll(request: pb.EnrollRequest, enrollment_token: str) -> str:
@@ -179,21 +150,33 @@ def _rate(bytes_per_s: float, name: str) -> None:
 
 def check_stream_guides(request: pb.StreamGuidesRequest) -> None:
     """Checks a request for guides."""
-    _require(0 < len(request.task_id) <= 64, "task_id must have 1 to 64 characters")
-    _one_line(request.task_id, "task_id", 64)
+    _name(request.task_id, "task_id")
+
+
+def check_scalars(part: pb.Scalars) -> None:
+    """Checks everything about scalars ahead of their report that does not depend on their task."""
+    _name(part.task_id, "task_id")
+    _require(len(part.scalars) > 0, "scalars is empty")
+    _finite(part.scalars, "scalars")
+
+
+def check_part(part: pb.Scalars, scalars: int, clip: float) -> None:
+    """Checks them against their task, which asked for so many."""
+    end = part.first + len(part.scalars)
+    _require(end <= scalars, f"scalars ends at {end}, the task asked for {scalars}")
+    _within(part.scalars, clip)
 
 
 def check_report(report: pb.Report) -> None:
     """Checks everything about a report that does not depend on its task."""
-    for name in ("task_id", "report_id"):
-        _require(0 < len(getattr(report, name)) <= 64, f"{name} must have 1 to 64 characters")
-        _one_line(getattr(report, name), name, 64)
+    _name(report.task_id, "task_id")
+    _name(report.report_id, "report_id")
     _one_line(report.detail, "detail", 512)
     known = report.status in pb.ReportStatus.values() and report.status != pb.REPORT_STATUS_UNSPECIFIED
     _require(known, f"status {report.status} is unknown")
     _hash(report.adapter_sha256, "adapter_sha256", may_be_empty=report.status != pb.REPORT_STATUS_OK)
-    _require(all(map(math.isfinite, report.scalars)), "scalars has a value that is not finite")
-    _require(all(map(math.isfinite, report.segment_scores)), "segment_scores has a value that is not finite")
+    _finite(report.scalars, "scalars")
+    _finite(report.segment_scores, "segment_scores")
     _check_timing(report.timing)
 
 
@@ -223,12 +206,7 @@ def check_directions_report(report: pb.Report, scalars: int, adapter_sha256: byt
         f"scalars has {len(report.scalars)} values, the task asked for {scalars}",
     )
     _require(report.examples >= 8, "examples is below 8: a batch has at least 8 distinct ones")
-    # Rounding to float32 may lift a clipped scalar by half a unit in its last place.
-    if clip > 0:
-        _require(
-            all(abs(value) <= clip * (1 + 2.0**-23) for value in report.scalars),
-            "scalars exceed the task's clip",
-        )
+    _within(report.scalars, clip)
 
 
 def check_evaluation_report(report: pb.Report, adapter_sha256: bytes) -> None:

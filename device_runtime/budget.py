@@ -78,6 +78,9 @@ class Disclosure:
     head_scalars: int
 
 
+NOTHING = Disclosure(0, 0)
+
+
 def disclosure_of(task: pb.DirectionsTask, head_segment: int) -> Disclosure:
     """Counts what a task would disclose by its segments, without expanding anything that the cloud could have
     made huge. Where scale and guides put the energy is looked at when they are here: see concentration.py.

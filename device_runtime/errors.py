@@ -21,6 +21,7 @@
     |   |   +-- NotEnrolled            it does not know this device, or the device's clock is off
     |   |   +-- EnrollmentRefused      it wants an enrollment token, and this is not it
     |   |   +-- ProtocolMismatch       it speaks another version of the protocol
+    |   |   +-- ScalarsMissing         it lacks scalars that went ahead of a report
     |   +-- TaskLost                   the lease expired or the task is unknown
     |   +-- VersionRefused             the report is about another adapter than the task
     |
@@ -151,6 +152,10 @@ class EnrollmentRefused(ServerRefused):
 
 class ProtocolMismatch(ServerRefused):
     """The cloud speaks another version of the protocol. Update the app."""
+
+
+class ScalarsMissing(ServerRefused):
+    """The cloud lacks scalars that went ahead of a report. Send the same report with all its scalars."""
 
 
 class TaskLost(ServerError):

@@ -57,10 +57,15 @@ class Journal:
         """Tells that a phase begins; answers when, in milliseconds."""
         return self.tell("phase", phase=name)
 
-    def span(self, name: str, start_ms: float) -> None:
-        """Notes that something that began at `start_ms` has just ended."""
-        self._spans.append(pb.Span(name=name, start_ms=start_ms, end_ms=max(start_ms, self._time_s() * 1000)))
+    def span(self, name: str, start_ms: float, end_ms: float | None = None) -> float:
+        """Notes that something that began at `start_ms` has ended, just now where it is not said when.
+        Answers how many milliseconds it took.
+        """
+        span = pb.Span(name=name, start_ms=start_ms)
+        span.end_ms = max(start_ms, self.now_ms() if end_ms is None else end_ms)
+        self._spans.append(span)
         self._trim()
+        return span.end_ms - start_ms
 
     def _trim(self) -> None:
         surplus = len(self._spans) - MOST_SPANS

@@ -26,6 +26,10 @@ class Offline:
         """Raises OptionError."""
         self._refuse()
 
+    def send_scalars(self, part: pb.Scalars) -> pb.ScalarsAck:
+        """Raises OptionError."""
+        self._refuse()
+
     def send_report(self, report: pb.Report) -> pb.Ack:
         """Raises OptionError."""
         self._refuse()

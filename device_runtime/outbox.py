@@ -7,15 +7,15 @@ from typing import Protocol
 
 from protos import federation_pb2 as pb
 
-from .errors import CooperLLMError, NotEnrolled, ServerRefused, TaskLost, VersionRefused
+from .account import report_changes
+from .errors import CooperLLMError, NotEnrolled, ScalarsMissing, ServerRefused, TaskLost, VersionRefused
 from .holdings import Holdings
 from .journal import Journal
 from .private_examples import PrivateExamples
 from .store import Store
-from .tasks import Finding, account_changes, disclosure_entry, report_of
+from .tasks import Finding, report_of
 
 LOST_PAUSE_S = 1.0
-MOST_DISCLOSURES = 128  # every write of the state writes them all
 
 
 class Cloud(Protocol):
@@ -50,12 +50,11 @@ class Outbox:
         report = report_of(task, finding, private, state, self._new_id())
         report.timing.CopyFrom(self._journal.timing(finding.work))
         pending = report.SerializeToString()
-        entry = disclosure_entry(task, finding, self._journal.now_ms(), len(pending))
         self._store.update(
             pending_report=pending.hex(),
             pending_round=task.round,
-            disclosures=[*state.disclosures, entry][-MOST_DISCLOSURES:],
-            **account_changes(task, finding, state),
+            pending_first=finding.received,
+            **report_changes(task, finding, state, self._journal.now_ms(), len(pending)),
         )
         self._store.progress.clear()
 
@@ -67,7 +66,7 @@ class Outbox:
         report = pb.Report.FromString(bytes.fromhex(state.pending_report))
         start_ms = self._journal.phase("report")
         try:
-            ack = self._cloud.send_report(report)
+            ack = self._hand_in(report, state.pending_first)
         except VersionRefused as error:
             self._holdings.forget_adapter()
             return self.drop(error)
@@ -83,12 +82,29 @@ class Outbox:
         self._journal.acknowledged(report, state.pending_round, ack.duplicate, start_ms)
         return 0.0
 
+    def _hand_in(self, report: pb.Report, first: int) -> pb.Ack:
+        try:
+            return self._cloud.send_report(_rest_of(report, first))
+        except ScalarsMissing:
+            # What went ahead was dropped there with its lease, which this device has back or may still end.
+            self._store.update(pending_first=0)
+            return self._cloud.send_report(report)
+
     def drop(self, error: CooperLLMError) -> float:
         """Drops work that nobody waits for any more. Answers a pause in seconds, which keeps a confused cloud
         from being asked in a loop.
         """
-        self._store.update(pending_report="")
+        self._store.update(pending_report="", charged=[])
         self._store.progress.clear()
         wait_s = self._uniform(0.0, LOST_PAUSE_S)
         self._journal.tell("lost", detail=error.message, wait_s=wait_s)
         return wait_s
+
+
+def _rest_of(report: pb.Report, first: int) -> pb.Report:
+    """The report without the scalars that the cloud has acknowledged."""
+    rest = pb.Report()
+    rest.CopyFrom(report)
+    del rest.scalars[:first]
+    rest.first_scalar = first
+    return rest

@@ -49,6 +49,16 @@ class Progress:
         self._scalars = scalars if head else self._scalars + scalars
         self._task_id, self._seal, self._size_bytes = task_id, seal, written_bytes + len(head + line)
 
+    def sync(self) -> None:
+        """Forces what was added to the disk, now."""
+        try:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
+            self._synced_s = self._clock()
+        except OSError as error:
+            raise store_error(error, self._path, "write") from error
+
     def clear(self) -> None:
         """Forgets everything: the task is reported or lost."""
         self._path.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ from .store import Store
 from .streamed import Feed, can_stream
 from .stretches import Stretches
 from .tasks import Finding, Ready, allow_scalars, permit, permit_directions
+from .uplink import Cloud as Hears
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -50,7 +51,7 @@ PROTOCOL_VERSION = 1
 CONDITIONS_PAUSE_S = 10.0  # between two looks while no task is held
 
 
-class Cloud(Supplies, Receives, Protocol):
+class Cloud(Supplies, Hears, Receives, Protocol):
     """What is used here of Transport."""
 
     @property
@@ -97,7 +98,7 @@ class Session:
         self._cloud, self._store, self._holdings, self._source = cloud, store, holdings, source
         self._budget, self._uniform = budget or Budget(), uniform
         self._journal = Journal(cloud.traffic, on_event, time_s)
-        self._stretches = Stretches(watch or Watch(), self._journal, store, gauss, pause, clock)
+        self._stretches = Stretches(cloud, watch or Watch(), self._journal, store, gauss, pause, clock)
         self._outbox = Outbox(cloud, store, holdings, self._journal, uniform, new_id)
         self._enrolled = False
         self._private: PrivateExamples | None = None
@@ -162,7 +163,7 @@ class Session:
                 download_bytes_per_s=self._cloud.traffic.download_bytes_per_s,
             )
         )
-        self._journal.span("check_in", start_ms)
+        self._stretches.checked_in(self._journal.span("check_in", start_ms))
         return reply
 
     def _train_examples(self) -> int:

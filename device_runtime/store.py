@@ -58,7 +58,10 @@ class State:
     adapter_sha256: str = ""
     pending_report: str = ""  # a serialised Report in hex, until it is acknowledged
     pending_round: int = 0
+    pending_first: int = 0  # of its scalars, so many were acknowledged ahead of it
     disclosed: dict[str, list[int]] = field(default_factory=dict)  # round -> [scalars, in the head alone]
+    # The task under way, if `disclosed` has it before its report: [name, scalars, in the head alone].
+    charged: list[str | int] = field(default_factory=list)
     evaluated: dict[str, str] = field(default_factory=dict)  # round -> adapter that was evaluated
     # Those kept: name -> segment -> [GuideEncoding, SHA-256 of its encoded bytes].
     guides: dict[str, dict[str, list[int | str]]] = field(default_factory=dict)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from protos import federation_pb2 as pb
 
+from .account import own_charge
 from .errors import Stopped, TaskLost
 from .journal import Journal
 from .limits import CHECK_INTERVAL_S, Watch
 from .private_examples import PrivateExamples
 from .store import Store
 from .tasks import Finding, Ready, carry_out
+from .uplink import Cloud, Uplink
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -28,6 +30,7 @@ class Stretches:
 
     def __init__(
         self,
+        cloud: Cloud,
         watch: Watch,
         journal: Journal,
         store: Store,
@@ -35,10 +38,12 @@ class Stretches:
         pause: Callable[[float], None],
         clock: Callable[[], float],
     ) -> None:
-        self._watch, self._journal, self._store, self._gauss = watch, journal, store, gauss
+        self._cloud, self._watch, self._journal, self._store = cloud, watch, journal, store
+        self._gauss = gauss
         self._pause, self._clock = pause, clock
         self._paused = False
         self._lease_ends_s: float | None = None
+        self._round_trip_s = 0.0
 
     def stopped(self) -> bool:
         """Whether stop() was called."""
@@ -55,8 +60,14 @@ class Stretches:
                 self._journal.tell("resumed")
         return not missing
 
+    def checked_in(self, took_ms: float) -> None:
+        """Hears how long the cloud took to answer."""
+        self._round_trip_s = took_ms / 1000
+
     def begin_lease(self, task: pb.Task) -> None:
         """Counts a lease from now on: the check-in has just answered."""
+        # Whatever another task was charged for, this one is not paid with it.
+        self._store.update(charged=own_charge(task, self._store.state))
         lease_ms = task.lease_remaining_ms
         self._lease_ends_s = self._clock() + lease_ms / 1000 if lease_ms else None
 
@@ -67,14 +78,26 @@ class Stretches:
         engine: Engine,
         private: PrivateExamples,
     ) -> Finding:
-        """Carries a task out. Raises as carry_out does, TaskLost when the lease ends before the conditions
-        hold again, and Stopped when the session's time is up.
+        """Carries a task out; finished scalars go up meanwhile. Raises as carry_out does, TaskLost when the
+        lease ends before the conditions hold again, and Stopped when the session's time is up.
         """
-        before = engine.work
+        uplink = Uplink(
+            task, self._cloud, self._store, self._journal, self._clock, self._round_trip_s, self.stopped
+        )
+        with uplink:
+            finding = self._compute(task, ready, engine, private, uplink)
+        return replace(finding, received=uplink.received)
+
+    def _compute(
+        self, task: pb.Task, ready: Ready, engine: Engine, private: PrivateExamples, uplink: Uplink
+    ) -> Finding:
+        before, store = engine.work, self._store
         while True:
             start_ms = self._journal.phase("compute")
             try:
-                finding = carry_out(task, ready, engine, private, self._store, self._gauss, self._may_go_on)
+                finding = carry_out(
+                    task, ready, engine, private, store, self._gauss, self._may_go_on, uplink.kept
+                )
                 return replace(finding, work=engine.work.since(before))
             except Stopped:
                 if not self._paused:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from protos import federation_pb2 as pb
 
+from .account import disclosed_before
 from .budget import (
+    NOTHING,
     Budget,
     Disclosure,
-    charge,
     check_directions,
     check_evaluation,
     check_examples,
     check_scalars,
     check_scores,
-    disclosed_in,
 )
 from .concentration import Supplies, weigh
 from .errors import TaskRefused, UnsupportedTask
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from .streamed import Feed
 
 MOST_DETAIL_CHARACTERS = 512
-NOTHING = Disclosure(0, 0)
 NO_WORK = SegmentWork()
+Kept = Callable[[list[float], Disclosure], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Ready:
     guide_index: Mapping[bytes, int] = field(default_factory=dict)
     feed: Feed | None = None
 
+    @property
+    def discloses(self) -> Disclosure:
+        """What the task discloses. With a feed, only after a measurement."""
+        return self.disclosure if self.feed is None else self.feed.disclosure
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -58,6 +63,7 @@ class Finding:
     status: pb.ReportStatus.ValueType = pb.REPORT_STATUS_OK
     detail: str = ""
     scalars: list[float] = field(default_factory=list)
+    received: int = 0  # of these, from the first on, by the cloud ahead of the report
     examples: int = 0
     evaluation: pb.Evaluation | None = None
     segment_scores: list[float] = field(default_factory=list)
@@ -85,10 +91,10 @@ def permit(
         check_task(task.directions)
         check_window(task.directions, engine.head_segment, engine.has_branches)
         check_exact(task.directions, engine.head_segment, engine.has_head_gradient)
-        account = disclosed_in(task.round, state.disclosed)
+        account = disclosed_before(task, state)
         return check_directions(task.directions, budget, account, engine.head_segment, len(private.train))
     if kind == "score_segments":
-        account, segments = disclosed_in(task.round, state.disclosed), engine.head_segment
+        account, segments = disclosed_before(task, state), engine.head_segment
         return check_scores(task.score_segments, budget, account, segments, len(private.train))
     if kind == "evaluate":
         check_exit(task.evaluate.exit_segment, engine.head_segment)
@@ -114,8 +120,7 @@ def allow_scalars(
     task: pb.Task, wanted: Disclosure, engine: Engine, budget: Budget, state: State
 ) -> Disclosure:
     """What a task's directions were found to disclose, if the budget allows it. Raises TaskRefused."""
-    account = disclosed_in(task.round, state.disclosed)
-    check_scalars(wanted, budget.resolve(engine.bundle.layout.parameters), account)
+    check_scalars(wanted, budget.resolve(engine.bundle.layout.parameters), disclosed_before(task, state))
     return wanted
 
 
@@ -127,12 +132,14 @@ def carry_out(
     store: Store,
     gauss: Callable[[], float],
     go_on: Callable[[], bool] = lambda: True,
+    kept: Kept = lambda scalars, disclosure: None,
 ) -> Finding:
     """Does a permitted task with the adapter, scale and guides that are in the engine.
 
     The scalars of finished directions are written down as they come: a process that starts again goes on
-    behind them, and neither measures nor noises a scalar twice. Between directions `go_on` is asked; False
-    ends the work with Stopped. Raises TaskRefused, Stopped or StoreFull.
+    behind them, and neither measures nor noises a scalar twice. Between directions `kept` hears of them, with
+    what the task discloses, and `go_on` is asked; False ends the work with Stopped. Raises TaskRefused,
+    Stopped or StoreFull.
     """
     with engine.lock:
         match task.WhichOneof("kind"):
@@ -141,8 +148,8 @@ def carry_out(
             case "score_segments":
                 finding = _score_segments(task.score_segments, engine, private)
             case _:
-                finding = _run_directions(task, ready, engine, private, store, gauss, go_on)
-    return replace(finding, disclosure=ready.disclosure if ready.feed is None else ready.feed.disclosure)
+                finding = _run_directions(task, ready, engine, private, store, gauss, go_on, kept)
+    return replace(finding, disclosure=ready.discloses)
 
 
 def _run_directions(
@@ -153,9 +160,13 @@ def _run_directions(
     store: Store,
     gauss: Callable[[], float],
     go_on: Callable[[], bool],
+    kept: Kept,
 ) -> Finding:
-    done = store.progress.of(task.task_id)
-    between = Between(lambda scalars: store.progress.add(task.task_id, scalars), go_on)
+    def keep(scalars: list[float]) -> None:
+        store.progress.add(task.task_id, scalars)
+        kept(scalars, ready.discloses)
+
+    done, between = store.progress.of(task.task_id), Between(keep, go_on)
     exit_segment = task.directions.exit_segment or engine.head_segment
     # With the head alone active, all that runs is frozen.
     train = private.train_from(min(task.directions.active_segments[0], exit_segment), engine)
@@ -201,24 +212,3 @@ def report_of(
     if finding.evaluation is not None:
         report.evaluation.CopyFrom(finding.evaluation)
     return report
-
-
-def disclosure_entry(
-    task: pb.Task, finding: Finding, now_ms: float, size_bytes: int
-) -> list[float | int | str]:
-    """What a report of so many bytes tells: an entry of State.disclosures."""
-    evaluated = 0 if finding.evaluation is None else 3  # mean loss, right answers, count
-    scalars = len(finding.scalars) + len(finding.segment_scores) + evaluated
-    kind = task.WhichOneof("kind") or ""
-    return [now_ms, task.round, kind, scalars, finding.disclosure.head_scalars, size_bytes]
-
-
-def account_changes(task: pb.Task, finding: Finding, state: State) -> dict[str, object]:
-    """What the state remembers of a finding: what it discloses in its round."""
-    changes: dict[str, object] = {}
-    if finding.disclosure != NOTHING:
-        changes["disclosed"] = charge(state.disclosed, task.round, finding.disclosure)
-    if finding.evaluation is not None:
-        newest = {key: value for key, value in state.evaluated.items() if int(key) + 64 > task.round}
-        changes["evaluated"] = newest | {str(task.round): state.adapter_sha256}
-    return changes

@@ -20,7 +20,8 @@ from protos import federation_pb2 as pb
 from protos import federation_pb2_grpc as rpc
 
 from .download import Downloads
-from .errors import OptionError, ProtocolMismatch
+from .errors import OptionError, ProtocolMismatch, ServerUnreachable
+from .guide_source import GuideSource
 from .identity import Identity
 from .retry import Retry, Transient
 from .statuses import meaning_of
@@ -28,7 +29,6 @@ from .statuses import meaning_of
 PROTOCOL_VERSION = 1
 MOST_MESSAGE_BYTES = 4 * 1024 * 1024
 DEFAULT_HTTP_PORT = 8080
-LEAST_MEASURED_BYTES = 4096  # of chunks that waited for the link, before their speed says anything
 _SERVICE = "/cooperllm.v1.Federation/"
 _OPTIONS = [
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
@@ -131,11 +131,29 @@ class Transport:
         """Asks for work. Raises ProtocolMismatch: update the app."""
         return self._signed("CheckIn", request, self._stub.CheckIn)
 
+    def send_scalars(self, part: pb.Scalars) -> pb.ScalarsAck:
+        """Hands in scalars ahead of their report, in one attempt: what is lost goes with the report.
+
+        Raises TaskLost: send no more of this task.
+        """
+        try:
+            return self._once(
+                "SendScalars",
+                part,
+                lambda s: self._stub.SendScalars(
+                    part, timeout=s, metadata=self._metadata("SendScalars", part)
+                ),
+            )
+        except Transient as error:
+            raise ServerUnreachable(
+                f"no answer from {self.server} ({error}): the report will tell"
+            ) from error
+
     def send_report(self, report: pb.Report) -> pb.Ack:
         """Hands in a result; repeating it under its id is safe.
 
-        Raises TaskLost (drop it, check in again) and VersionRefused (drop it, fetch a snapshot, check in
-        again).
+        Raises TaskLost (drop it, check in again), VersionRefused (drop it, fetch a snapshot, check in again)
+        and ScalarsMissing (send it with all its scalars).
         """
         return self._signed("SendReport", report, self._stub.SendReport)
 
@@ -155,7 +173,7 @@ class Transport:
 
         Raises TaskLost: check in again.
         """
-        source = _GuideSource(task_id, start, self._open_stream, self.retry.clock)
+        source = GuideSource(task_id, start, self._open_stream, self.retry.clock)
         try:
             while True:
                 chunk = self.retry.run(source.next, self.server)
@@ -195,17 +213,16 @@ class Transport:
 
     def _call(self, method: str, request: Message, call: Callable[[float], Reply]) -> Reply:
         """Repeats a call until it is answered; every repetition is signed anew, for its own time."""
+        return self.retry.run(lambda: self._once(method, request, call), self.server)
 
-        def once() -> Reply:
-            started = self.retry.clock()
-            self.traffic.sent(request.ByteSize())
-            try:
-                return call(self._deadline_s)
-            except grpc.RpcError as error:
-                timed_out = self.retry.clock() - started >= self._deadline_s
-                raise meaning_of(method, error, timed_out) from error
-
-        reply = self.retry.run(once, self.server)
+    def _once(self, method: str, request: Message, call: Callable[[float], Reply]) -> Reply:
+        started = self.retry.clock()
+        self.traffic.sent(request.ByteSize())
+        try:
+            reply = call(self._deadline_s)
+        except grpc.RpcError as error:
+            timed_out = self.retry.clock() - started >= self._deadline_s
+            raise meaning_of(method, error, timed_out) from error
         self.traffic.received(reply.ByteSize())
         return reply
 
@@ -230,54 +247,3 @@ class Transport:
         size_bytes, took_s = self.traffic.downlink_bytes - before_bytes, self.retry.clock() - started_s
         if size_bytes >= 64 * 1024 and took_s > 0:
             self.traffic.download_bytes_per_s = size_bytes / took_s
-
-
-class _GuideSource:
-    """The next chunk that is missing, over as many streams as it takes, and how fast the link brings them."""
-
-    def __init__(
-        self,
-        task_id: str,
-        start: tuple[int, int, int],
-        open_stream: Callable[[pb.StreamGuidesRequest], Any],
-        clock: Callable[[], float],
-    ) -> None:
-        self.link_bytes_per_s = 0.0
-        self._task_id, self._start, self._open_stream, self._clock = task_id, start, open_stream, clock
-        self._stream: Any = None
-        self._came_s = 0.0
-        self._queued = (0, 0.0)  # bytes of chunks that had waited for the link, and the seconds it took
-
-    def next(self) -> pb.GuideChunk:
-        """One chunk. Raises Transient when the stream broke: the next call opens another."""
-        if self._stream is None:
-            segment, guide, byte = self._start
-            request = pb.StreamGuidesRequest(
-                task_id=self._task_id, first_segment=segment, first_guide=guide, first_byte=byte
-            )
-            self._stream = self._open_stream(request)
-        try:
-            chunk: pb.GuideChunk = next(self._stream)
-        except StopIteration:
-            self._stream = None
-            raise Transient("the stream of guides ended early") from None
-        except grpc.RpcError as error:
-            self._stream = None
-            raise meaning_of("StreamGuides", error, True) from error
-        self._start = chunk.segment, chunk.guide, chunk.offset_bytes + len(chunk.data)
-        self._measure(chunk)
-        return chunk
-
-    def close(self) -> None:
-        """Ends the stream that is open."""
-        if self._stream is not None:
-            self._stream.cancel()
-
-    def _measure(self, chunk: pb.GuideChunk) -> None:
-        """Between two chunks of which the second had been ready, nothing but the link took time."""
-        before_s, self._came_s = self._came_s, self._clock()
-        if chunk.queued:
-            size_bytes, took_s = self._queued
-            self._queued = size_bytes + chunk.ByteSize(), took_s + self._came_s - before_s
-        if self._queued[0] >= LEAST_MEASURED_BYTES and self._queued[1] > 0:
-            self.link_bytes_per_s = self._queued[0] / self._queued[1]

@@ -9,7 +9,8 @@ A session is a sequence of phases. The device always speaks first; the cloud nev
   2. CheckIn       "I hold these versions, I am eligible": answered with a Task, a RetryWindow or Finished.
   3. Fetch         (HTTP, GET /v1/artifacts/{sha256}, Range allowed): whatever the task names and the device lacks.
   4. StreamGuides  only when the task names guides: the guide's bytes, segment by segment.
-  5. SendReport    the scalars. Repeated under the same report_id until acknowledged.
+  5. SendScalars   when the device finds it worth a call: finished scalars, while it measures further ones.
+  6. SendReport    the scalars, or the rest of them. Repeated under the same report_id until acknowledged.
 
 A task is a lease: it is the device's until lease_remaining_ms has passed, then another device may get it.
 
@@ -325,11 +326,14 @@ class Task(_message.Message):
     DIRECTIONS_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     SCORE_SEGMENTS_FIELD_NUMBER: _builtins.int
+    RECEIVED_SCALARS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     round: _builtins.int
     lease_remaining_ms: _builtins.int
     bundle_sha256: _builtins.bytes
     """of manifest.json; its files are artifacts too"""
+    received_scalars: _builtins.int
+    """of this task, from the first on, that the cloud holds already: see SendScalars"""
     @_builtins.property
     def update(self) -> Global___VersionUpdate:
         """how to reach the version that this task is about"""
@@ -351,10 +355,11 @@ class Task(_message.Message):
         directions: Global___DirectionsTask | None = ...,
         evaluate: Global___EvaluateTask | None = ...,
         score_segments: Global___ScoreSegmentsTask | None = ...,
+        received_scalars: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "evaluate", b"evaluate", "kind", b"kind", "score_segments", b"score_segments", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sha256", b"bundle_sha256", "directions", b"directions", "evaluate", b"evaluate", "kind", b"kind", "lease_remaining_ms", b"lease_remaining_ms", "round", b"round", "score_segments", b"score_segments", "task_id", b"task_id", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sha256", b"bundle_sha256", "directions", b"directions", "evaluate", b"evaluate", "kind", b"kind", "lease_remaining_ms", b"lease_remaining_ms", "received_scalars", b"received_scalars", "round", b"round", "score_segments", b"score_segments", "task_id", b"task_id", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["directions", "evaluate", "score_segments"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -905,6 +910,59 @@ class GuideChunk(_message.Message):
 Global___GuideChunk: _TypeAlias = GuideChunk  # noqa: Y015
 
 @_typing.final
+class Scalars(_message.Message):
+    """Scalars in wire form, next to one another in the task's order: step by step, direction by direction. What they disclose
+    is the task's; the device writes that down before the first part leaves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    SCALARS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    first: _builtins.int
+    """position in the task of the first one here"""
+    @_builtins.property
+    def scalars(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """at least one, finite, within the task's clip; no more than the task asks for"""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        first: _builtins.int = ...,
+        scalars: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "scalars", b"scalars", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scalars: _TypeAlias = Scalars  # noqa: Y015
+
+@_typing.final
+class ScalarsAck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """scalars of the task that the cloud now holds, from position 0 on without a gap"""
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalarsAck: _TypeAlias = ScalarsAck  # noqa: Y015
+
+@_typing.final
 class Report(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -920,6 +978,7 @@ class Report(_message.Message):
     SKIPPED_EXAMPLES_FIELD_NUMBER: _builtins.int
     TRUNCATED_EXAMPLES_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    FIRST_SCALAR_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     report_id: _builtins.str
     """chosen by the device, at most 64 characters; the same on every repetition"""
@@ -934,6 +993,8 @@ class Report(_message.Message):
     """examples left out because their label is outside the classes"""
     truncated_examples: _builtins.int
     """texts cut to max_tokens"""
+    first_scalar: _builtins.int
+    """position of scalars[0]: those before it were sent as parts; 0: all are here"""
     @_builtins.property
     def scalars(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """projected gradients in wire form: step by step, direction by direction"""
@@ -961,10 +1022,11 @@ class Report(_message.Message):
         skipped_examples: _builtins.int = ...,
         truncated_examples: _builtins.int = ...,
         timing: Global___Timing | None = ...,
+        first_scalar: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "detail", b"detail", "evaluation", b"evaluation", "examples", b"examples", "report_id", b"report_id", "scalars", b"scalars", "segment_scores", b"segment_scores", "skipped_examples", b"skipped_examples", "status", b"status", "task_id", b"task_id", "timing", b"timing", "truncated_examples", b"truncated_examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "detail", b"detail", "evaluation", b"evaluation", "examples", b"examples", "first_scalar", b"first_scalar", "report_id", b"report_id", "scalars", b"scalars", "segment_scores", b"segment_scores", "skipped_examples", b"skipped_examples", "status", b"status", "task_id", b"task_id", "timing", b"timing", "truncated_examples", b"truncated_examples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1055,7 +1117,7 @@ class Span(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"check_in", "fetch", "guides", "compute", "report"; of one segment: "guide_arrived" (from its first byte to its last),
-    "perturb", "run"; "scalars_sent"
+    "perturb", "run"; of one call of SendScalars, until it was acknowledged: "scalars_sent"
     """
     start_ms: _builtins.float
     end_ms: _builtins.float

@@ -49,6 +49,11 @@ class FederationStub:
                 request_serializer=protos_dot_federation__pb2.StreamGuidesRequest.SerializeToString,
                 response_deserializer=protos_dot_federation__pb2.GuideChunk.FromString,
                 _registered_method=True)
+        self.SendScalars = channel.unary_unary(
+                '/cooperllm.v1.Federation/SendScalars',
+                request_serializer=protos_dot_federation__pb2.Scalars.SerializeToString,
+                response_deserializer=protos_dot_federation__pb2.ScalarsAck.FromString,
+                _registered_method=True)
         self.SendReport = channel.unary_unary(
                 '/cooperllm.v1.Federation/SendReport',
                 request_serializer=protos_dot_federation__pb2.Report.SerializeToString,
@@ -86,9 +91,21 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendScalars(self, request, context):
+        """Hands in scalars of a directions task ahead of its report. Stored before the answer leaves; repeating or overlapping
+        what is stored changes nothing, where it is the same bits (else INVALID_ARGUMENT). A part that would leave a gap
+        is not stored: the answer says from where to go on. A part that is lost is no error: the report carries the rest.
+        When the lease expires or is given to another, the parts are dropped.
+        NOT_FOUND     the task is unknown or its lease has expired: send no more parts of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendReport(self, request, context):
         """Hands in the result of a task.
         NOT_FOUND            the task is unknown. Drop the report and check in again.
+        OUT_OF_RANGE         first_scalar is beyond what the cloud holds: send the same report with all its scalars.
         DEADLINE_EXCEEDED    the lease expired and the work was given to another. Drop the report, check in again.
         FAILED_PRECONDITION  the adapter hash is not the task's: drop the report, fetch a snapshot, check in again.
         """
@@ -113,6 +130,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.StreamGuides,
                     request_deserializer=protos_dot_federation__pb2.StreamGuidesRequest.FromString,
                     response_serializer=protos_dot_federation__pb2.GuideChunk.SerializeToString,
+            ),
+            'SendScalars': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendScalars,
+                    request_deserializer=protos_dot_federation__pb2.Scalars.FromString,
+                    response_serializer=protos_dot_federation__pb2.ScalarsAck.SerializeToString,
             ),
             'SendReport': grpc.unary_unary_rpc_method_handler(
                     servicer.SendReport,
@@ -201,6 +223,33 @@ class Federation:
             '/cooperllm.v1.Federation/StreamGuides',
             protos_dot_federation__pb2.StreamGuidesRequest.SerializeToString,
             protos_dot_federation__pb2.GuideChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendScalars(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cooperllm.v1.Federation/SendScalars',
+            protos_dot_federation__pb2.Scalars.SerializeToString,
+            protos_dot_federation__pb2.ScalarsAck.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,7 +9,8 @@ A session is a sequence of phases. The device always speaks first; the cloud nev
   2. CheckIn       "I hold these versions, I am eligible": answered with a Task, a RetryWindow or Finished.
   3. Fetch         (HTTP, GET /v1/artifacts/{sha256}, Range allowed): whatever the task names and the device lacks.
   4. StreamGuides  only when the task names guides: the guide's bytes, segment by segment.
-  5. SendReport    the scalars. Repeated under the same report_id until acknowledged.
+  5. SendScalars   when the device finds it worth a call: finished scalars, while it measures further ones.
+  6. SendReport    the scalars, or the rest of them. Repeated under the same report_id until acknowledged.
 
 A task is a lease: it is the device's until lease_remaining_ms has passed, then another device may get it.
 
@@ -72,9 +73,17 @@ class FederationStub:
       NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
+    SendScalars: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Scalars, _federation_pb2.ScalarsAck]
+    """Hands in scalars of a directions task ahead of its report. Stored before the answer leaves; repeating or overlapping
+    what is stored changes nothing, where it is the same bits (else INVALID_ARGUMENT). A part that would leave a gap
+    is not stored: the answer says from where to go on. A part that is lost is no error: the report carries the rest.
+    When the lease expires or is given to another, the parts are dropped.
+      NOT_FOUND     the task is unknown or its lease has expired: send no more parts of it.
+    """
     SendReport: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Report, _federation_pb2.Ack]
     """Hands in the result of a task.
       NOT_FOUND            the task is unknown. Drop the report and check in again.
+      OUT_OF_RANGE         first_scalar is beyond what the cloud holds: send the same report with all its scalars.
       DEADLINE_EXCEEDED    the lease expired and the work was given to another. Drop the report, check in again.
       FAILED_PRECONDITION  the adapter hash is not the task's: drop the report, fetch a snapshot, check in again.
     """
@@ -97,9 +106,17 @@ class FederationAsyncStub(FederationStub):
       NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
+    SendScalars: _aio.UnaryUnaryMultiCallable[_federation_pb2.Scalars, _federation_pb2.ScalarsAck]  # type: ignore[assignment]
+    """Hands in scalars of a directions task ahead of its report. Stored before the answer leaves; repeating or overlapping
+    what is stored changes nothing, where it is the same bits (else INVALID_ARGUMENT). A part that would leave a gap
+    is not stored: the answer says from where to go on. A part that is lost is no error: the report carries the rest.
+    When the lease expires or is given to another, the parts are dropped.
+      NOT_FOUND     the task is unknown or its lease has expired: send no more parts of it.
+    """
     SendReport: _aio.UnaryUnaryMultiCallable[_federation_pb2.Report, _federation_pb2.Ack]  # type: ignore[assignment]
     """Hands in the result of a task.
       NOT_FOUND            the task is unknown. Drop the report and check in again.
+      OUT_OF_RANGE         first_scalar is beyond what the cloud holds: send the same report with all its scalars.
       DEADLINE_EXCEEDED    the lease expired and the work was given to another. Drop the report, check in again.
       FAILED_PRECONDITION  the adapter hash is not the task's: drop the report, fetch a snapshot, check in again.
     """
@@ -139,6 +156,19 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SendScalars(
+        self,
+        request: _federation_pb2.Scalars,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.ScalarsAck, _abc.Awaitable[_federation_pb2.ScalarsAck]]:
+        """Hands in scalars of a directions task ahead of its report. Stored before the answer leaves; repeating or overlapping
+        what is stored changes nothing, where it is the same bits (else INVALID_ARGUMENT). A part that would leave a gap
+        is not stored: the answer says from where to go on. A part that is lost is no error: the report carries the rest.
+        When the lease expires or is given to another, the parts are dropped.
+          NOT_FOUND     the task is unknown or its lease has expired: send no more parts of it.
+        """
+
+    @_abc_1.abstractmethod
     def SendReport(
         self,
         request: _federation_pb2.Report,
@@ -146,6 +176,7 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_federation_pb2.Ack, _abc.Awaitable[_federation_pb2.Ack]]:
         """Hands in the result of a task.
           NOT_FOUND            the task is unknown. Drop the report and check in again.
+          OUT_OF_RANGE         first_scalar is beyond what the cloud holds: send the same report with all its scalars.
           DEADLINE_EXCEEDED    the lease expired and the work was given to another. Drop the report, check in again.
           FAILED_PRECONDITION  the adapter hash is not the task's: drop the report, fetch a snapshot, check in again.
         """

@@ -19,7 +19,7 @@ from cooperllm.simulate.timeline import Span
 from device_runtime.errors import CooperLLMError
 from device_runtime.zo.layout import Layout
 
-UPLINK_KINDS = ("check_in_requests", "reports")
+UPLINK_KINDS = ("check_in_requests", "scalars", "reports")
 """Kinds of traffic that come from the devices; all others go to them."""
 
 TIMEOUT_S = 60.0

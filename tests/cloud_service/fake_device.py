@@ -7,10 +7,10 @@ depends on the task and the number alone, never on time.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +64,7 @@ class FakeDevice:
         self.budget = pb.DisclosureBudget(
             max_scalars_per_round=64, max_head_scalars_per_round=64, min_batch_examples=8
         )
+        self.bundle_sha256 = b""  # with one, the cloud believes its budget
         self.adapter: Float32 | None = None
         self.version = 0
         self.guides: dict[bytes, Float32] = {}
@@ -116,7 +117,9 @@ class FakeDevice:
         return data
 
     def check_in(self) -> pb.CheckInReply:
-        request = pb.CheckInRequest(protocol_version=1, budget=self.budget, train_examples=64)
+        request = pb.CheckInRequest(
+            protocol_version=1, budget=self.budget, train_examples=64, bundle_sha256=self.bundle_sha256
+        )
         request.download_bytes_per_s = self._rate(max(self.asked, default=0))
         if self.adapter is not None:
             request.adapter_version, request.adapter_sha256 = self.version, adapter_sha256(self.adapter)
@@ -259,7 +262,10 @@ class FakeDevice:
 
     def step(self) -> bool:
         """One check-in and what it asks for; False once the job has finished. Raises grpc.RpcError."""
-        reply = self.check_in()
+        return self.go_on(self.check_in())
+
+    def go_on(self, reply: pb.CheckInReply) -> bool:
+        """What a check-in's answer asks for."""
         if reply.WhichOneof("answer") == "finished":
             self.bring_to(reply.finished.update)
             return False
@@ -278,7 +284,7 @@ class FakeDevice:
                     self.enroll()
                 if not self.step():
                     return
-            except (grpc.RpcError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            except (grpc.RpcError, OSError, http.client.HTTPException) as error:
                 if isinstance(error, grpc.RpcError) and error.code() in PERMANENT:
                     raise
                 # The service may come back on another HTTP port: Enroll tells it.

@@ -15,6 +15,7 @@ import pytest
 
 from cloud_service.holding import listen
 from device_runtime.bundle import Bundle
+from tests.cloud_service.eager_device import BundleDevice, EagerDevice
 from tests.cloud_service.fake_device import FakeDevice, json_get, run_sessions
 from tests.cloud_service.small_bundle import small_layout, write_bundle
 from tests.cloud_service.small_service import small_job, started
@@ -31,9 +32,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def undisturbed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """Version -> hash of a run that nothing disturbs."""
-    service, where = started(bundle, tmp_path_factory.mktemp("undisturbed"), small_job(bundle))
+    return quiet_run(bundle, tmp_path_factory.mktemp("undisturbed"), FakeDevice)
+
+
+def quiet_run(bundle: Bundle, folder: Path, kind: type[FakeDevice]) -> dict[int, str]:
+    service, where = started(bundle, folder, small_job(bundle))
     try:
-        devices = [FakeDevice(number, where.grpc, LAYOUT) for number in range(3)]
+        devices = [kind(number, where.grpc, LAYOUT) for number in range(3)]
         run_sessions(devices)
         rows = json_get(where.http + "/v1/versions", "operator")
     finally:
@@ -56,13 +61,14 @@ def disturbed(
     moments: list[int],
     changes: dict[str, Any],
     options: dict[str, str] | None = None,
+    kind: type[FakeDevice] = FakeDevice,
 ) -> dict[int, str]:
     """Runs the job with devices in this process and a service that dies at each moment; version -> hash."""
     ports = free_ports()
     given = ports | (options or {})
     program = [sys.executable, "-m", "tests.cloud_service.small_service", str(bundle.folder), str(folder)]
     program += [json.dumps(changes), json.dumps(given)]
-    devices = [FakeDevice(number, f"127.0.0.1:{ports['grpc_port']}", bundle.layout) for number in range(3)]
+    devices = [kind(number, f"127.0.0.1:{ports['grpc_port']}", bundle.layout) for number in range(3)]
     threads = [threading.Thread(target=device.session, args=(90.0,)) for device in devices]
     for thread in threads:
         thread.start()
@@ -90,6 +96,20 @@ def seeded_moments(seed: int, kills: int) -> list[int]:
 
 def test_killed_again_and_again(bundle: Bundle, undisturbed: dict[int, str], tmp_path: Path) -> None:
     assert disturbed(bundle, tmp_path / "run", seeded_moments(1, 3), {}) == undisturbed
+
+
+@pytest.mark.ci
+def test_killed_while_scalars_come_ahead_of_reports(bundle: Bundle, tmp_path: Path) -> None:
+    expected = quiet_run(bundle, tmp_path / "quiet", BundleDevice)  # sends none ahead
+    assert disturbed(bundle, tmp_path / "run", seeded_moments(4, 3), {}, kind=EagerDevice) == expected
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_ten_moments_while_scalars_come(bundle: Bundle, tmp_path: Path, seed: int) -> None:
+    expected = quiet_run(bundle, tmp_path / "quiet", BundleDevice)
+    moments = seeded_moments(200 + seed, 1 + seed % 3)
+    assert disturbed(bundle, tmp_path / "run", moments, {}, kind=EagerDevice) == expected
 
 
 @pytest.mark.ci

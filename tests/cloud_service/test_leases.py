@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from cloud_service import leases
 from cloud_service.leases import LeaseTimes
-from cloud_service.store import Store, clients, rounds, tasks, versions
+from cloud_service.store import Store, clients, parts, rounds, tasks, versions
 
 TIMES = LeaseTimes(lease_ms=1000, refill_wait_ms=400)
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -80,6 +80,26 @@ def test_another_client_takes_over_once(store: Store) -> None:
         assert not complete(connection)
         report(connection, C)
         assert complete(connection, min_reports=2)
+
+
+def test_parts_go_with_their_lease(store: Store) -> None:
+    def left() -> list[str]:
+        return list(connection.execute(sa.select(parts.c.task_id).order_by(parts.c.task_id)).scalars())
+
+    with store.transaction() as connection:
+        leases.offer(connection, 0, "directions", [C], TIMES)
+        found = [leases.take(connection, 0, client, TIMES) for client in (A, B, C)]
+        names = [row.task_id for row in found if row is not None]
+        connection.execute(sa.insert(parts), [{"task_id": name, "scalars": b"1234"} for name in names])
+        assert left() == names
+        report(connection, A)
+        assert left() == names[1:]
+        report(connection, B, accepted=False, bad_artifact=True)
+        assert left() == names[2:]
+        leases.tick(connection, 0, 999)
+        assert left() == names[2:]
+        leases.close(connection, 0)
+        assert not left()
 
 
 def test_the_round_waits_for_a_refill_and_then_closes_with_what_it_has(store: Store) -> None:

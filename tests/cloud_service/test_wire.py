@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from cloud_service import wire
+from cloud_service import signatures, wire
 from protos import federation_pb2 as pb
 
 ADAPTER = bytes(range(32))
@@ -202,16 +202,19 @@ def test_evaluations(evaluation: dict[str, float] | None) -> None:
 
 
 def test_only_the_signed_bytes_pass() -> None:
-    signed = wire.signed_call("/cooperllm.v1.Federation/CheckIn", str(NOW_MS), b"request")
+    signed = signatures.signed_call("/cooperllm.v1.Federation/CheckIn", str(NOW_MS), b"request")
     signature = KEY.sign(signed, ec.ECDSA(hashes.SHA256()))
-    wire.check_signature(der(KEY), signature, signed)
+    signatures.check_signature(der(KEY), signature, signed)
     other = ec.derive_private_key(4712, ec.SECP256R1())
     for key, proof, text in [
         (KEY, signature, signed + b"x"), (other, signature, signed), (KEY, b"", signed), (KEY, b"x" * 81,
         signed), (KEY, signature[:-1], signed),
     ]:  # fmt: skip
-        assert refusal(lambda k=key, p=proof, t=text: wire.check_signature(der(k), p, t)) == "UNAUTHENTICATED"
-    assert refusal(lambda: wire.signature_bytes("zz")) == "UNAUTHENTICATED"
+        assert (
+            refusal(lambda k=key, p=proof, t=text: signatures.check_signature(der(k), p, t))
+            == "UNAUTHENTICATED"
+        )
+    assert refusal(lambda: signatures.signature_bytes("zz")) == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +232,8 @@ def test_only_the_signed_bytes_pass() -> None:
     ],
 )
 def test_identities(client_id: str, time_ms: str) -> None:
-    wire.check_identity("0" * 32, str(NOW_MS - 300_000), NOW_MS)
-    assert refusal(lambda: wire.check_identity(client_id, time_ms, NOW_MS)) == "UNAUTHENTICATED"
+    signatures.check_identity("0" * 32, str(NOW_MS - 300_000), NOW_MS)
+    assert refusal(lambda: signatures.check_identity(client_id, time_ms, NOW_MS)) == "UNAUTHENTICATED"
 
 
 def test_random_bytes_never_raise_anything_else() -> None:

@@ -112,12 +112,12 @@ def test_the_rate_holds_and_may_change_while_it_runs(proxies: Proxies) -> None:
         read(own, 50_000)  # past what an idle link saved up
         start_s = time.monotonic()
         read(own, 500_000)
-        assert time.monotonic() - start_s == pytest.approx(0.5, rel=0.2)
+        assert 0.4 < time.monotonic() - start_s < 1.5  # a busy machine reads late, never early
         proxy.change(replace(link, down_bytes_per_s=0.1e6))
         read(own, 100_000)  # what was on its way
         start_s = time.monotonic()
         read(own, 50_000)
-        assert time.monotonic() - start_s == pytest.approx(0.5, rel=0.2)
+        assert 0.4 < time.monotonic() - start_s < 1.5
 
 
 @pytest.mark.ci

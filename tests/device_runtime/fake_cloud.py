@@ -31,6 +31,8 @@ class FakeCloud:
     chunks: dict[str, list[pb.GuideChunk]] = field(default_factory=dict)
     enrolled: int = 0
     check_ins: list[pb.CheckInRequest] = field(default_factory=list)
+    parts: list[pb.Scalars] = field(default_factory=list)
+    part_acks: list[pb.ScalarsAck | Exception] = field(default_factory=list)
     reports: list[pb.Report] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     streamed: list[str] = field(default_factory=list)
@@ -61,6 +63,15 @@ class FakeCloud:
         self._count()
         self.check_ins.append(request)
         return _answer(self.replies)
+
+    def send_scalars(self, part: pb.Scalars) -> pb.ScalarsAck:
+        self._count()
+        self.parts.append(part)
+        return (
+            _answer(self.part_acks)
+            if self.part_acks
+            else pb.ScalarsAck(received=part.first + len(part.scalars))
+        )
 
     def send_report(self, report: pb.Report) -> pb.Ack:
         self._count()

@@ -22,6 +22,7 @@ from device_runtime.errors import (
     NotEnrolled,
     OptionError,
     ProtocolMismatch,
+    ScalarsMissing,
     ServerRefused,
     ServerUnreachable,
     TaskLost,
@@ -79,6 +80,10 @@ class Service(rpc.FederationServicer):
     def SendReport(self, request: pb.Report, context: grpc.ServicerContext) -> pb.Ack:  # noqa: N802
         self._check("SendReport", request, context)
         return pb.Ack()
+
+    def SendScalars(self, request: pb.Scalars, context: grpc.ServicerContext) -> pb.ScalarsAck:  # noqa: N802
+        self._check("SendScalars", request, context)
+        return pb.ScalarsAck(received=3)
 
     def StreamGuides(  # noqa: N802
         self, request: pb.StreamGuidesRequest, context: grpc.ServicerContext
@@ -164,6 +169,19 @@ def test_passing_failures_are_repeated_with_growing_pauses(service: tuple[Servic
     assert pauses.slept == [0.5, 1.0, 2.0, 3.0]
 
 
+def test_scalars_are_sent_once_and_signed(service: tuple[Service, str]) -> None:
+    servicer, address = service
+    pauses = Pauses()
+    transport = connect(address, pauses.retry())
+    transport.enroll()
+    assert transport.send_scalars(pb.Scalars(task_id="t", first=2, scalars=[1.5])).received == 3
+    servicer.statuses = [CODES.UNAVAILABLE]
+    with pytest.raises(ServerUnreachable):
+        transport.send_scalars(pb.Scalars(task_id="t"))
+    assert servicer.calls == ["Enroll", "SendScalars", "SendScalars"]
+    assert not pauses.slept
+
+
 def test_repeating_ends_sooner_before_the_first_answer(service: tuple[Service, str]) -> None:
     servicer, address = service
     pauses = Pauses()
@@ -204,6 +222,12 @@ MEANINGS: list[tuple[Callable[[Transport], object], grpc.StatusCode, type[Cooper
     (lambda t: t.send_report(pb.Report()), CODES.DEADLINE_EXCEEDED, TaskLost),
     (lambda t: t.send_report(pb.Report()), CODES.FAILED_PRECONDITION, VersionRefused),
     (lambda t: t.send_report(pb.Report()), CODES.INVALID_ARGUMENT, ServerRefused),
+    (lambda t: t.send_report(pb.Report()), CODES.OUT_OF_RANGE, ScalarsMissing),
+    (lambda t: t.send_scalars(pb.Scalars()), CODES.NOT_FOUND, TaskLost),
+    (lambda t: t.send_scalars(pb.Scalars()), CODES.INVALID_ARGUMENT, ServerRefused),
+    (lambda t: t.send_scalars(pb.Scalars()), CODES.UNAVAILABLE, ServerUnreachable),
+    (lambda t: t.send_scalars(pb.Scalars()), CODES.DEADLINE_EXCEEDED, ServerUnreachable),
+    (lambda t: t.send_scalars(pb.Scalars()), CODES.UNIMPLEMENTED, ServerRefused),
 ]
 
 
