@@ -72,6 +72,20 @@ internal class Feed(
             whole()
             return
         }
+        try {
+            measureGroups(batches, waiting, size, between, take)
+        } finally {
+            engine.core.releaseStates()
+        }
+    }
+
+    private fun measureGroups(
+        batches: List<Batch>,
+        waiting: ArrayDeque<List<TaskDirection>>,
+        size: Int,
+        between: Between,
+        take: (DoubleArray) -> Unit,
+    ) {
         while (waiting.isNotEmpty()) {
             val most = if (permitted == null) size else minOf(size, between.directions)
             val group = waiting.removeFirst().toMutableList()

@@ -37,6 +37,7 @@ internal class Core(
     private val plan = Plan()
     private val states = HiddenStates(chain, ::checkGoesOn)
     private val labels = DirectionLabels(layout, head)
+    private val slots = SlotMemory()
 
     @Volatile
     private var isStopped = false
@@ -68,7 +69,8 @@ internal class Core(
 
     /**
      * Begins [measure] in streaming order, for guides that are held a segment at a time. Until it is finished, what does
-     * not move the adapter may be called in between.
+     * not move the adapter may be called in between; one that begins ends the one before. Its memory is kept for the next
+     * one until [releaseStates].
      *
      * Raises what [measure] does, for what can be told without a guide.
      */
@@ -82,9 +84,12 @@ internal class Core(
         checks.checkBatches(batches, exit)
         val strings = labels.of(directions).copyOf()
         checks.checkEntry(batches, strings, exit)
-        val parts = CoreParts(chain, kernels, perturbations, states, ::checkGoesOn)
+        val parts = CoreParts(chain, kernels, perturbations, states, slots, ::checkGoesOn)
         return StreamedMeasure(parts, Measured(batches, directions, epsilon, strings, exit, objective.globalWeight))
     }
+
+    /** Lets go of the hidden states of measurements in streaming order. */
+    fun releaseStates() = slots.release()
 
     /**
      * The losses of any strings of labels (see [Plan]): `labels[e * (K + 1) + segment]`, 0 in segments that do not run.

@@ -12,6 +12,7 @@ internal class CoreParts(
     val kernels: DirectionKernels,
     val perturbations: Perturbations,
     val states: HiddenStates,
+    val memory: SlotMemory,
     val checkGoesOn: () -> Unit,
 )
 
@@ -61,7 +62,7 @@ internal class StreamedMeasure(
     init {
         checks.checkScalars()
         parts.states.begin(of.exit, of.globalWeight)
-        slots = of.batches.map(::entered)
+        slots = of.batches.mapIndexed { number, batch -> entered(batch, number * plan.slots) }
     }
 
     /**
@@ -95,12 +96,15 @@ internal class StreamedMeasure(
         return losses.measurement(of.epsilon)
     }
 
-    /** Room for the states of a batch; the first holds what it begins with. */
-    private fun entered(batch: Batch): List<Slot> {
+    /** Room for the states of a batch, from one place on; the first holds what it begins with. */
+    private fun entered(
+        batch: Batch,
+        place: Int,
+    ): List<Slot> {
         parts.checkGoesOn()
         parts.states.enter(batch)
         val count = chain.shape.batchExamples * batch.tokens * chain.shape.hiddenSize
-        val made = List(plan.slots) { FloatVector.allocate(count).let { Slot(it, chain.bindHidden(it)) } }
+        val made = List(plan.slots) { parts.memory.slot(place + it, count).let { Slot(it, chain.bindHidden(it)) } }
         keep(parts.states.entering(if (batch.hidden == null) 0 else batch.firstSegment), made[0])
         return made
     }

@@ -107,6 +107,16 @@ class StreamedMeasureTest {
     }
 
     @Test
+    fun `memory of states is used again until it is let go of`() {
+        val memory = SlotMemory()
+        memory.slot(1, 8).write(0, FloatArray(8) { 5f }, 8)
+        assertEquals(FloatArray(4) { 5f }.bits(), memory.slot(1, 4).toArray().bits())
+        assertEquals(0f, memory.slot(0, 4).toArray()[0], 0f)
+        memory.release()
+        assertEquals(0f, memory.slot(1, 4).toArray()[0], 0f)
+    }
+
+    @Test
     fun `a failure or a stop of any run restores the adapter`() {
         val whole = slices.map { Guide.of(layout, it) }
         program.runs = 0
