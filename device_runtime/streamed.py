@@ -187,8 +187,8 @@ class Feed:
         is as long as its sum, and looking at the guide counts as perturbing.
         """
         if self._permitted is None:
-            for name, of, arrived_ms, end_ms in self._arrivals.take_spans():
-                self._note(name, of, arrived_ms, end_ms)
+            for span in self._arrivals.take_spans():
+                self._note(*span)
             perturbed_ms = min(_now_ms(), start_ms + sum((*work.perturb_ns, *work.check_ns)) / 1e6)
             self._note("perturb", segment, arrived_ms, perturbed_ms)
             self._note("run", segment, perturbed_ms, _now_ms())

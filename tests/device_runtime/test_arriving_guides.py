@@ -122,10 +122,11 @@ def test_a_segment_runs_before_the_next_one_arrives(tmp_path: Path, monkeypatch:
     world.turn(reply)
     assert world.status == "OK"
     assert gate.ran == list(SEGMENTS)
-    names = [
-        (span.name, span.segment) for span in world.cloud.reports[-1].timing.spans if span.HasField("segment")
-    ]
+    spans = [span for span in world.cloud.reports[-1].timing.spans if span.HasField("segment")]
+    names = [(span.name, span.segment) for span in spans]
     assert names == [(name, k) for k in SEGMENTS for name in ("guide_arrived", "perturb", "run")]
+    times = [ms for span in spans for ms in (span.start_ms, span.end_ms)]
+    assert times == sorted(times)  # here each waits for the one before
 
 
 def test_a_session_goes_on_behind_the_segments_that_arrived(tmp_path: Path) -> None:
