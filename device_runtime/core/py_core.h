@@ -104,6 +104,7 @@ class PyCore {
     const Guard guard(*this);
     const std::vector<Batch> batch_views = view(batches);
     std::vector<PyBatch> held;
+    held.reserve(batches.size());
     for (const PyBatch* batch : batches) held.push_back(*batch);
     const Objective objective{exit_segment, global_weight};
     require(without_gil([&] { return local_.begin(batch_views, directions, epsilon, active_segments, objective); }));

