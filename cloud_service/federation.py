@@ -28,6 +28,7 @@ from cloud_service.shelf import Shelf
 from cloud_service.split import SplitSettings
 from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
 from cloud_service.store import rounds as round_rows
+from cloud_service.version_pieces import can_stream
 from cloud_service.versions import Chain
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
@@ -130,6 +131,7 @@ class Federation:
             "min_batch_examples": budget.min_batch_examples,
             "train_examples": request.train_examples,
             "download_bytes_per_s": rate_after(known.download_bytes_per_s, request.download_bytes_per_s),
+            "streams_versions": request.streams_versions,
         }
 
     def _answer(self, connection: Connection, client: Row[Any]) -> pb.CheckInReply:
@@ -154,15 +156,22 @@ class Federation:
             round=out.number,
             lease_remaining_ms=max(1, lease.remaining_ms),
             bundle_sha256=bytes.fromhex(self.bundle_sha256),
-            update=self.chain.update(connection, client, target),
             received_scalars=parts.received(connection, lease.task_id),
         )
-        self._ask(task, lease, plan_sha256, job.scale_sha256)
+        plan = self._plan(plan_sha256) if plan_sha256 else None
+        in_stream = lease.kind == "directions" and self._in_stream(plan, client)
+        task.update.CopyFrom(self.chain.update(connection, client, target, in_stream))
+        self._ask(task, lease, plan, job.scale_sha256)
         return pb.CheckInReply(task=task)
 
-    def _ask(self, task: pb.Task, lease: Row[Any], plan_sha256: str, scale_sha256: str) -> None:
+    def _in_stream(self, plan: RoundPlan | None, client: Row[Any]) -> bool:
+        """Whether a client gets its next version together with the guides of its task."""
+        return (
+            plan is not None and client.streams_versions and can_stream(plan, client.client_id, self.layout)
+        )
+
+    def _ask(self, task: pb.Task, lease: Row[Any], plan: RoundPlan | None, scale_sha256: str) -> None:
         """Fills in what a lease is for. The last round has no plan: its evaluations are end to end."""
-        plan = self._plan(plan_sha256) if plan_sha256 else None
         if lease.kind == "evaluate":
             task.evaluate.exit_segment = 0 if plan is None else plan.settings.exit_segment
             task.evaluate.SetInParent()
@@ -221,7 +230,12 @@ class Federation:
         wire.check_stream_guides(request)
         with self.store.transaction() as connection:
             plan, asked = acceptance.measuring(connection, self.artifacts, client_id, request.task_id)
-        return guide_stream.chunks(self.shelf, plan, asked, request)
+            client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
+            target = latest_version(connection)
+            version = {}
+            if target is not None and self._in_stream(plan, client):
+                version = self.chain.in_stream(connection, client, target)
+        return guide_stream.chunks(self.shelf, plan, asked, request, version)
 
     def send_scalars(self, client_id: str, part: pb.Scalars) -> pb.ScalarsAck:
         """Stores scalars ahead of their report, once, however often they are sent."""

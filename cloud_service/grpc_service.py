@@ -33,6 +33,7 @@ _STREAM_THREADS = 4
 # HTTP/2's flow control lets it send, some 400 KiB.
 _MOST_CALLS = 1024
 _NOT_READY_S = 0.02
+_OF_VERSIONS = (pb.GUIDE_ENCODING_STEPS, pb.GUIDE_ENCODING_WHOLE_STEPS)
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not load balancing
@@ -155,8 +156,8 @@ class GrpcService:
                 if found is None:
                     await asyncio.sleep(_NOT_READY_S)
                     continue
-                segment, encoded = found
-                self._federation.metrics.moved("guides", len(encoded))
+                segment, kind, encoded = found
+                self._federation.metrics.moved(kind, len(encoded))
                 start_ms = 1000 * time.time()
                 if not await _written(encoded, context):
                     raise asyncio.CancelledError
@@ -206,10 +207,13 @@ class _End:
     """What an iterator at its end answers: StopIteration cannot leave a future."""
 
 
-def _next(chunks: Iterator[pb.GuideChunk | None]) -> tuple[int, bytes] | _End | None:
-    """The next chunk's segment and bytes; None where none is ready."""
+def _next(chunks: Iterator[pb.GuideChunk | None]) -> tuple[int, str, bytes] | _End | None:
+    """The next chunk's segment, what it is of, and its bytes; None where none is ready."""
     for chunk in chunks:
-        return None if chunk is None else (chunk.segment, chunk.SerializeToString())
+        if chunk is None:
+            return None
+        kind = "versions" if chunk.encoding in _OF_VERSIONS else "guides"
+        return chunk.segment, kind, chunk.SerializeToString()
     return _End()
 
 

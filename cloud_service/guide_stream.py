@@ -1,8 +1,11 @@
-"""A guide on its way to one device: the chunks of its segments, as soon as each is sampled."""
+"""A guide on its way to one device: the chunks of its segments, as soon as each is sampled, and before each
+that of the adapter version which the task is about, where the device needs it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from cloud_service.plan import ClientTask, RoundPlan
 from cloud_service.shelf import Piece, Shelf
@@ -14,30 +17,45 @@ CHUNK_BYTES = 16 << 10
 
 
 def chunks(
-    shelf: Shelf, plan: RoundPlan, task: ClientTask, request: pb.StreamGuidesRequest
+    shelf: Shelf,
+    plan: RoundPlan,
+    task: ClientTask,
+    request: pb.StreamGuidesRequest,
+    version: Mapping[int, Piece] = MappingProxyType({}),
 ) -> Iterator[pb.GuideChunk | None]:
-    """The chunks of a task's guide from where a request starts; None stands for "not ready, ask again".
+    """The chunks of a task's guide from where a request starts, and in each segment before them those of the
+    task's `version`, where it comes this way; None stands for "not ready, ask again".
 
     At any moment it holds one chunk. In a round whose parts come in turn nothing is ready before all is.
 
-    Raises WireError when the request starts at no byte of the guide: the device starts again at 0.
+    Raises WireError when the request starts at no byte of the stream: the device starts again at 0.
     """
     guide = plan.guide_of(task)
     if guide is None:
         return
-    later = [segment for segment in guide.segments if segment >= request.first_segment]
-    at_first = later and later[0] == request.first_segment
-    if request.first_guide or not later or (request.first_byte and not at_first):
+    number = 1 if version else 0  # of the guide, in the list that the device has
+    places = sorted([(segment, number) for segment in guide.segments] + [(segment, 0) for segment in version])
+    first = request.first_segment, request.first_guide
+    later = [place for place in places if place >= first]
+    if not later or ((request.first_guide or request.first_byte) and later[0] != first):
         raise WireError("OUT_OF_RANGE", "no segment or guide to start from: start again at 0")
-    yield from _from(shelf, plan, task.guide_level, later, request.first_byte)
+
+    def ready(place: tuple[int, int]) -> Piece | None:
+        segment, position = place
+        return version[segment] if position < number else _ready(shelf, plan, task.guide_level, segment)
+
+    yield from _from(shelf, later, request.first_byte, ready)
 
 
 def _from(
-    shelf: Shelf, plan: RoundPlan, level: int, segments: list[int], first_byte: int
+    shelf: Shelf,
+    places: list[tuple[int, int]],
+    first_byte: int,
+    ready: Callable[[tuple[int, int]], Piece | None],
 ) -> Iterator[pb.GuideChunk | None]:
     queued = False
-    for segment in segments:
-        while (piece := _ready(shelf, plan, level, segment)) is None:
+    for place in places:
+        while (piece := ready(place)) is None:
             yield None
             queued = False
         if first_byte > piece.size_bytes:  # at its end: all of it is there
@@ -46,14 +64,15 @@ def _from(
             data = shelf.data(piece, offset_bytes, CHUNK_BYTES)
             ends = offset_bytes + len(data) == piece.size_bytes
             yield pb.GuideChunk(
-                segment=segment,
+                segment=place[0],
+                guide=place[1],
                 encoding=piece.encoding,
                 offset_bytes=offset_bytes,
                 segment_size_bytes=piece.size_bytes,
                 segment_sha256=bytes.fromhex(piece.sha256),
                 data=data,
                 queued=queued,
-                last=ends and segment == segments[-1],
+                last=ends and place == places[-1],
             )
             queued = True
         first_byte = 0

@@ -40,6 +40,7 @@ clients = sa.Table(
     sa.Column("min_batch_examples", sa.BigInteger, nullable=False, default=0),
     sa.Column("train_examples", sa.BigInteger, nullable=False, default=0),
     sa.Column("download_bytes_per_s", sa.Float, nullable=False, default=0.0),
+    sa.Column("streams_versions", sa.Boolean, nullable=False, default=False),
     sa.Column("last_seen_ms", sa.BigInteger, nullable=False, default=0),
 )
 
@@ -137,6 +138,18 @@ guide_segments = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("start_ms", sa.BigInteger, nullable=False),  # of its sampling or coding
     sa.Column("end_ms", sa.BigInteger, nullable=False),
+)
+
+# One segment of what leads from a version, or from nothing (-1), to another; see version_pieces.py.
+version_pieces = sa.Table(
+    "version_pieces",
+    metadata,
+    sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("segment", sa.Integer, primary_key=True),
+    sa.Column("encoding", sa.Integer, nullable=False),  # GuideEncoding
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
 )
 
 # One row for every number worth drawing: evaluations, bytes by kind, a device's spans.

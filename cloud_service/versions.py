@@ -1,4 +1,4 @@
-"""Adapter versions: how one is written down, and which exact form of it a device gets.
+"""Adapter versions: how one is written down, and which exact form of it a device gets, and by which way.
 
 Every version can be rebuilt: the oldest and every `snapshot_every_rounds`-th are kept whole, the others as
 deltas. What is *sent* is bounded: a device that is behind the oldest of the last two snapshots gets the
@@ -20,7 +20,9 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
+from cloud_service.shelf import Piece
 from cloud_service.store import guide_segments, of_last_task, tasks, versions
+from cloud_service.version_pieces import NOTHING, Rebuild, VersionPieces, prune_pieces
 from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256
@@ -86,6 +88,7 @@ def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
         # What was sent, and when it was sampled, stays for those who look back.
         connection.execute(sa.update(guide_segments).where(old).values(sha256=""))
         connection.execute(sa.update(versions).where(versions.c.number <= oldest).values(record=None))
+    prune_pieces(connection, artifacts, newest)
     states = connection.execute(sa.select(versions.c.number, versions.c.state_sha256)).all()
     needed = {row.state_sha256 for row in states if row.number >= newest - 1}
     for row in states:
@@ -112,12 +115,48 @@ class Chain:
     layout: Layout
     version_form: str
 
-    def update(self, connection: Connection, client: Row[Any], target: Row[Any]) -> pb.VersionUpdate:
-        """How this client gets from what it holds to `target`, the newest version."""
+    def update(
+        self, connection: Connection, client: Row[Any], target: Row[Any], in_stream: bool = False
+    ) -> pb.VersionUpdate:
+        """How this client gets from what it holds to `target`, the newest version; `in_stream`: a delta or a
+        snapshot comes in the stream of its guides.
+        """
         update = pb.VersionUpdate(version=target.number, adapter_sha256=bytes.fromhex(target.adapter_sha256))
-        if client.adapter_sha256 == target.adapter_sha256:
+        form, steps, records = self._form(connection, client, target)
+        if form == "unchanged":
             update.unchanged.SetInParent()
             return update
+        if form != "snapshot":
+            update.from_version = client.adapter_version
+        if form == "record":
+            update.records.record.extend(records)
+        elif in_stream:
+            start = client.adapter_version if form == "delta" else NOTHING
+            update.streamed.CopyFrom(
+                self._pieces.announce(connection, start, target.number, self._rebuilt(connection))
+            )
+        elif form == "delta":
+            update.delta.CopyFrom(self._delta(connection, client, steps))
+        else:
+            update.snapshot.CopyFrom(self._snapshot(connection, target))
+        return update
+
+    def in_stream(self, connection: Connection, client: Row[Any], target: Row[Any]) -> dict[int, Piece]:
+        """What the stream of a client's guides carries of `target`, by segment, where `update` was asked for
+        that: nothing where the client needs nothing.
+        """
+        form, _, _ = self._form(connection, client, target)
+        if form not in ("delta", "snapshot"):
+            return {}
+        start = client.adapter_version if form == "delta" else NOTHING
+        return self._pieces.pieces(connection, start, target.number)
+
+    def _form(
+        self, connection: Connection, client: Row[Any], target: Row[Any]
+    ) -> tuple[str, list[Row[Any]], list[pb.Record]]:
+        """The form in which a client gets a version, the versions that it lacks, and their records."""
+        if client.adapter_sha256 == target.adapter_sha256:
+            return "unchanged", [], []
         wanted = self._wanted(client.client_id, target.number)
         steps = self._steps(connection, client, target.number)
         records, cost_bytes = self._records(connection, client.client_id, steps)
@@ -130,15 +169,16 @@ class Chain:
                 "snapshot": whole_bytes,
             }
             wanted = min((size, name) for name, size in sizes.items() if size is not None)[1]
-        if wanted == "record" and records:
-            update.records.record.extend(records)
-            update.from_version = client.adapter_version
-        elif wanted == "delta" and steps:
-            update.delta.CopyFrom(self._delta(connection, client, steps))
-            update.from_version = client.adapter_version
-        else:
-            update.snapshot.CopyFrom(self._snapshot(connection, target))
-        return update
+        if (wanted == "record" and records) or (wanted == "delta" and steps):
+            return wanted, steps, records
+        return "snapshot", steps, records
+
+    @property
+    def _pieces(self) -> VersionPieces:
+        return VersionPieces(self.artifacts, self.layout)
+
+    def _rebuilt(self, connection: Connection) -> Rebuild:
+        return lambda number: rebuild(connection, self.artifacts, self.layout, number)
 
     def _wanted(self, client_id: str, number: int) -> str:
         if self.version_form != "mixed":

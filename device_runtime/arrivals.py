@@ -31,7 +31,8 @@ class Keeper(Protocol):
 
 
 class Arrivals:
-    """All guides of one task. Use it in a `with` block, which ends the stream.
+    """All guides of one task. Use it in a `with` block, which ends the stream. What has the name `version`
+    among those announced is the adapter version that they are about.
 
     Raises UnsupportedTask when the guides are of another adapter.
     """
@@ -43,9 +44,11 @@ class Arrivals:
         keeper: Keeper,
         stream: Stream,
         stopped: Callable[[], bool] = lambda: False,
+        version: bytes = b"",
     ) -> None:
         check_guides(announced, counts)
-        self._assembly, self._keeper = GuideAssembly(announced, counts), keeper
+        self._assembly, self._keeper = GuideAssembly(announced, counts, version), keeper
+        self._version = version
         self._stream, self._stopped = stream, stopped
         self._changed = threading.Condition()
         self._error: Exception | None = None
@@ -84,8 +87,8 @@ class Arrivals:
                 self._changed.wait(WAIT_S)
 
     def take_spans(self) -> list[tuple[str, int, float, float]]:
-        """("guide_arrived", segment, start_ms, end_ms) of each piece since the last call, from its first byte
-        to its last.
+        """("guide_arrived" or "version_arrived", segment, start_ms, end_ms) of each piece since the last
+        call, from its first byte to its last.
         """
         with self._changed:
             spans, self._spans = self._spans, []
@@ -113,7 +116,8 @@ class Arrivals:
                     if piece is not None:
                         self._keeper.accept_piece(piece)
                         last = False
-                        self._spans.append(("guide_arrived", piece.segment, start_ms, time.time() * 1000))
+                        name = "version_arrived" if piece.guide == self._version else "guide_arrived"
+                        self._spans.append((name, piece.segment, start_ms, time.time() * 1000))
                         self._waiting.discard((piece.guide, piece.segment))
                         self._changed.notify_all()
                 if piece is not None:  # nobody has to wait for the disk

@@ -35,6 +35,7 @@
     |   +-- LossNotFinite              the loss is NaN or infinite
     |   +-- UnsupportedTask            a kind of task, or a field of it, that this release does not know
     |   +-- BadArtifact                an adapter version, scale or guide failed its checks
+    |       +-- BadVersion             the version alone: the device asks for a snapshot instead
     |
     +-- ProgramError                   the program could not be loaded or run
     +-- Stopped                        stop() was called
@@ -224,6 +225,12 @@ class BadArtifact(TaskRefused):
     """An adapter version, scale or guide failed its checks. It was dropped; the cloud sends it again."""
 
     status = "BAD_ARTIFACT"
+
+
+class BadVersion(BadArtifact):
+    """An adapter version failed its checks. It was dropped; check in claiming none, and the cloud sends it
+    whole.
+    """
 
 
 class ProgramError(CooperLLMError):

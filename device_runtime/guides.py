@@ -2,6 +2,7 @@
 
 A guide is zero outside its segments. Segments come in ascending order, at each of them one guide after the
 other, each piece with a hash of its own: so work on a segment can start while the next one is on the wire.
+The adapter version of their task may come the same way, as if it were the first guide.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from protos import federation_pb2 as pb
 from .errors import ArtifactError, BadArtifact, UnsupportedTask
 
 Slices = dict[int, NDArray[np.float32]]  # by segment
+OF_VERSIONS = (pb.GUIDE_ENCODING_STEPS, pb.GUIDE_ENCODING_WHOLE_STEPS)
 MOST_HEADER_BYTES = 4096  # by which a coded segment may be larger than its float32 values
 
 
 class Piece(NamedTuple):
-    """One encoded segment of one guide, whole and as its hash says."""
+    """One encoded segment of one guide, or of a version, whole and as its hash says."""
 
     guide: bytes  # its name
     segment: int
@@ -43,10 +45,14 @@ def check_guides(announced: Sequence[pb.Guide], counts: Mapping[int, int]) -> No
 
 
 class GuideAssembly:
-    """Puts the chunks of one task's guides together, piece by piece, in the one order that there is."""
+    """Puts the chunks of one task's guides together, piece by piece, in the one order that there is. What has
+    the name `version` among them is no guide.
+    """
 
-    def __init__(self, announced: Sequence[pb.Guide], counts: Mapping[int, int]) -> None:
-        self._counts = counts
+    def __init__(
+        self, announced: Sequence[pb.Guide], counts: Mapping[int, int], version: bytes = b""
+    ) -> None:
+        self._counts, self._version = counts, version
         self._names = [guide.sha256 for guide in announced]
         self._missing = sorted(
             (segment, position) for position, guide in enumerate(announced) for segment in guide.segments
@@ -96,9 +102,10 @@ class GuideAssembly:
     def _check(self, first: pb.GuideChunk, chunk: pb.GuideChunk) -> None:
         size_bytes = chunk.segment_size_bytes
         whole_bytes = 4 * self._counts[chunk.segment]
-        if chunk.encoding == pb.GUIDE_ENCODING_FLOAT32:
+        of_version = self._names[chunk.guide] == self._version
+        if chunk.encoding == pb.GUIDE_ENCODING_FLOAT32 and not of_version:
             fits = size_bytes == whole_bytes
-        elif chunk.encoding == pb.GUIDE_ENCODING_CODED:
+        elif chunk.encoding in (OF_VERSIONS if of_version else (pb.GUIDE_ENCODING_CODED,)):
             fits = 0 < size_bytes <= whole_bytes + MOST_HEADER_BYTES
         else:
             raise UnsupportedTask(f"guide encoding {chunk.encoding} is not known here: update the app")
@@ -109,6 +116,12 @@ class GuideAssembly:
         follows = chunk.offset_bytes == len(self._data) and len(chunk.data) > 0
         if not (fits and same and follows and len(self._data) + len(chunk.data) <= size_bytes):
             raise ArtifactError("the chunks of a guide do not fit together: stream the guides again")
+
+
+def check_piece(piece: Piece, count: int) -> None:
+    """Raises BadArtifact where a guide's piece cannot be decoded. A version's are checked as they enter."""
+    if piece.encoding not in OF_VERSIONS:
+        decode(piece.encoding, piece.data, count)
 
 
 def decode(encoding: int, data: bytes, count: int) -> NDArray[np.float32]:

@@ -18,9 +18,10 @@ from protos import federation_pb2 as pb
 
 from . import versions
 from .arrivals import Arrivals
+from .arriving_version import ArrivingVersion
 from .concentration import Supplies
 from .errors import ArtifactError, BadArtifact, BundleError
-from .guides import Piece, Slices, decode
+from .guides import Piece, Slices, check_piece, decode
 from .store import Store
 
 if TYPE_CHECKING:
@@ -129,6 +130,19 @@ class Holdings:
         if (state.adapter_version, state.adapter_sha256) != (update.version, sha256):
             self._store.write_adapter(update.version, engine.adapter.astype("<f4", copy=False).tobytes())
 
+    def arriving(self, task: pb.Task, told: Callable[[], None]) -> ArrivingVersion | None:
+        """The version that comes with a task's guides, if it does; `told` is called once it is kept."""
+        if task.update.WhichOneof("form") != "streamed":
+            return None
+        engine, state = self._loaded(), self._store.state
+        held = state.adapter_version if state.adapter_sha256 else None
+
+        def kept() -> None:
+            self._store.write_adapter(task.update.version, engine.adapter.astype("<f4", copy=False).tobytes())
+            told()
+
+        return ArrivingVersion(task, held, engine, engine.bundle.layout, self, kept)
+
     def forget_adapter(self) -> None:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
         self._store.update(adapter_sha256="", adapter_version=0)
@@ -171,19 +185,30 @@ class Holdings:
 
     def guide_segment(self, sha256: bytes, segment: int) -> NDArray[np.float32] | None:
         """One segment of a guide that was kept, or None. Raises BadArtifact where it cannot be decoded."""
-        count, fresh = self._loaded().segment_counts[segment], self._fresh.get((sha256, segment))
-        if fresh is not None:
-            return decode(fresh.encoding, fresh.data, count)
-        kept = self._store.state.guides.get(sha256.hex(), {}).get(str(segment))
-        data = None if kept is None else self._store.read("guides", str(kept[1]))
-        return None if kept is None or data is None else decode(int(kept[0]), data, count)
+        found = self.piece(sha256, segment)
+        return None if found is None else decode(*found, self._loaded().segment_counts[segment])
 
-    def arrivals(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> Arrivals:
-        """All guides of a task, on their way but for those that are here.
+    def piece(self, name: bytes, segment: int) -> tuple[int, bytes] | None:
+        """How one segment of a guide or a version is encoded, and its bytes; None where it was not kept."""
+        fresh = self._fresh.get((name, segment))
+        if fresh is not None:
+            return fresh.encoding, fresh.data
+        kept = self._store.state.guides.get(name.hex(), {}).get(str(segment))
+        data = None if kept is None else self._store.read("guides", str(kept[1]))
+        return None if kept is None or data is None else (int(kept[0]), data)
+
+    def arrivals(
+        self,
+        task: pb.Task,
+        stopped: Callable[[], bool] = lambda: False,
+        version: pb.Guide | None = None,
+    ) -> Arrivals:
+        """All guides of a task, and the version that comes with them, on their way but for those that are
+        here.
 
         What was kept for earlier tasks goes only now: the record that led to this version may have named it.
         """
-        announced = task.directions.guides
+        announced = [*([version] if version else []), *task.directions.guides]
         names = {guide.sha256.hex() for guide in announced}
         self._fresh.clear()
         kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in names}
@@ -196,7 +221,8 @@ class Holdings:
         def stream(start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
             return self._cloud.stream_guides(task.task_id, start)
 
-        return Arrivals(announced, counts, self, stream, stopped)
+        name = version.sha256 if version else b""
+        return Arrivals(announced, counts, self, stream, stopped, name)
 
     def has_piece(self, guide: bytes, segment: int) -> bool:
         """Whether a segment of a guide is here, undamaged."""
@@ -205,7 +231,7 @@ class Holdings:
 
     def accept_piece(self, piece: Piece) -> None:
         """Holds a segment of a guide until it is kept. Raises BadArtifact where it cannot be decoded."""
-        decode(piece.encoding, piece.data, self._loaded().segment_counts[piece.segment])
+        check_piece(piece, self._loaded().segment_counts[piece.segment])
         self._fresh[piece.guide, piece.segment] = piece
 
     def keep_piece(self, piece: Piece) -> None:

@@ -25,11 +25,13 @@ from protos import federation_pb2 as pb
 from .budget import Budget, Disclosure
 from .errors import (
     BadArtifact,
+    BadVersion,
     BundleError,
     NotEnrolled,
     ServerRefused,
     TaskLost,
     TaskRefused,
+    UnsupportedTask,
 )
 from .holdings import Cloud as Supplies
 from .holdings import Holdings
@@ -161,6 +163,7 @@ class Session:
                 budget=self._budget.message(self._holdings.parameters()),
                 train_examples=self._train_examples() // 8 * 8,
                 download_bytes_per_s=self._cloud.traffic.download_bytes_per_s,
+                streams_versions=True,
             )
         )
         self._stretches.checked_in(self._journal.span("check_in", start_ms))
@@ -180,7 +183,10 @@ class Session:
         bundle_sha256 = self._holdings.bundle_sha256()
         if bundle_sha256 and finished.HasField("update"):
             self._holdings.load(bundle_sha256)
-            if not self._reach(finished.update):
+            try:
+                self._reach(finished.update)
+            except BadVersion as error:
+                self._claim_none(error)
                 return Outcome()
         state = self._store.state
         self._journal.tell("finished", version=state.adapter_version, adapter_sha256=state.adapter_sha256)
@@ -208,6 +214,13 @@ class Session:
 
     def _find(self, task: pb.Task) -> Finding | None:
         """The finding of a task, or None when the device has to check in again for a snapshot first."""
+        try:
+            return self._done(task)
+        except BadVersion as error:
+            self._claim_none(error)
+            return None
+
+    def _done(self, task: pb.Task) -> Finding:
         journal = self._journal
         start_ms = journal.phase("fetch")
         engine = self._holdings.load(task.bundle_sha256.hex())
@@ -215,8 +228,10 @@ class Session:
             self.forget_examples()  # another bundle has tokens, classes and hidden states of its own
             self._private, self._private_of = engine.private_examples(self._source), engine
         journal.span("fetch", start_ms)
-        if not self._reach(task.update):
-            return None
+        if task.update.WhichOneof("form") != "streamed":
+            self._reach(task.update)
+        elif not can_stream(task.directions):
+            raise UnsupportedTask("a version streams only with guides that do: correct the task")
         ready = Ready(permit(task, engine, self._private, self._budget, self._store.state))
         with ExitStack() as opened:
             if task.WhichOneof("kind") == "directions":
@@ -247,29 +262,30 @@ class Session:
         sha256 = task.directions.scale_sha256
         scale = self._holdings.scale(sha256) if sha256 else None
         engine.set_scale(scale)
-        arrivals = opened.enter_context(self._holdings.arrivals(task, self._stretches.stopped))
+        version = self._holdings.arriving(task, lambda: self._tell_version(task.update))
+        announced = None if version is None else version.announced
+        arrivals = opened.enter_context(self._holdings.arrivals(task, self._stretches.stopped, announced))
 
         def allow(wanted: Disclosure) -> Disclosure:
             return allow_scalars(task, wanted, engine, self._budget, self._store.state)
 
         note = self._journal.segment_span
-        feed = Feed(task.directions, engine, arrivals, self._holdings, scale, allow, note)
+        feed = Feed(task.directions, engine, arrivals, self._holdings, scale, allow, note, version)
         return Ready(guide_index=feed.index, feed=feed)
 
-    def _reach(self, update: pb.VersionUpdate) -> bool:
-        """Reaches a version; False when the device must check in again, claiming none, to get a snapshot.
-
-        Raises BadArtifact when it claimed none already.
-        """
+    def _reach(self, update: pb.VersionUpdate) -> None:
+        """Reaches a version. Raises BadVersion."""
         start_ms = self._journal.phase("version")
-        try:
-            self._holdings.reach(update)
-        except BadArtifact:
-            if not self._store.state.adapter_sha256:
-                raise
-            self._holdings.forget_adapter()
-            return False
+        self._holdings.reach(update)
         self._journal.span("fetch", start_ms)
+        self._tell_version(update)
+
+    def _tell_version(self, update: pb.VersionUpdate) -> None:
         sha256, form = update.adapter_sha256.hex(), update.WhichOneof("form")
         self._journal.tell("version", version=update.version, adapter_sha256=sha256, form=form)
-        return True
+
+    def _claim_none(self, error: BadVersion) -> None:
+        """Makes the next check-in ask for a snapshot. Raises the error where the last one did already."""
+        if not self._store.state.adapter_sha256:
+            raise error
+        self._holdings.forget_adapter()

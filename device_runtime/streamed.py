@@ -3,8 +3,8 @@
 A group of directions runs in streaming order (see streaming.py): all of it in one segment before any of it in
 the next, so of the guides one segment's values are held at a time. The first group goes with the stream;
 every later one decodes the pieces again, which are on disk by then. The scalars are those of whole guides,
-bit for bit. What the guides make of the directions (see concentration.py) is known when all has passed once;
-until then no scalar is kept or leaves.
+bit for bit. What the guides make of the directions (see concentration.py) is known when all has passed once,
+and so is whether the version that may come along is the promised one; until then no scalar is kept or leaves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from protos import federation_pb2 as pb
 
 from .arrivals import Arrivals
+from .arriving_version import ArrivingVersion
 from .budget import Disclosure
 from .concentration import Weighing
 from .directions import Direction
@@ -63,9 +65,10 @@ class Feed:
         scale: NDArray[np.float32] | None,
         permit: Callable[[Disclosure], Disclosure],
         note: Note = lambda name, segment, start_ms, end_ms: None,
+        version: ArrivingVersion | None = None,
     ) -> None:
         self._task, self._engine, self._arrivals, self._pieces = task, engine, arrivals, pieces
-        self._scale, self._permit, self._note = scale, permit, note
+        self._scale, self._permit, self._note, self._version = scale, permit, note, version
         segments = {guide.sha256: tuple(guide.segments) for guide in task.guides}
         self._segments: Mapping[bytes, tuple[int, ...]] = segments
         self.index = engine.name_guides(segments)
@@ -85,14 +88,24 @@ class Feed:
     ) -> Iterator[NDArray[np.float64]]:
         """Yields the projected gradients of one group after the other, float64, one a direction.
 
-        Raises what the core does, what ended the stream, and what `permit` does.
+        Raises what the core does, what ended the stream, and what `permit` does; BadVersion where the version
+        that came along is not what was promised.
         """
+        try:
+            yield from self._measure(batches, directions, between)
+        finally:
+            if self._version is not None:
+                self._version.undo()  # unless it was whole
+
+    def _measure(
+        self, batches: list[Batch], directions: list[Direction], between: Between
+    ) -> Iterator[NDArray[np.float64]]:
         if self._task.in_turn:
             self._await_all()
         size = choose(self._sizes(batches, directions), self._engine.streaming_bytes).group
         waiting = deque(units(directions, self._engine.segment_counts))
         if size == 0:  # guides that are small beside hidden states: all of them, as ever
-            for segment in self._guided:
+            for segment in self._arriving:
                 self._enter(segment)
             self._decide()
             yield from measure_whole(self._engine, batches, directions, self._task, between)
@@ -109,12 +122,13 @@ class Feed:
             yield rho
 
     @property
-    def _guided(self) -> list[int]:
-        return sorted({k for segments in self._segments.values() for k in segments})
+    def _arriving(self) -> list[int]:
+        of_version = () if self._version is None else self._version.announced.segments
+        return sorted({*of_version, *(k for segments in self._segments.values() for k in segments)})
 
     def _await_all(self) -> None:
         with self._engine.unlocked():
-            for segment in self._guided:
+            for segment in self._arriving:
                 self._arrivals.await_segment(segment)
 
     def _sizes(self, batches: list[Batch], directions: list[Direction]) -> Sizes:
@@ -146,12 +160,14 @@ class Feed:
             engine.abandon()
 
     def _enter(self, segment: int) -> float:
-        """Puts a segment of every guide into the engine; predictions may run while it is waited for. Answers
-        when the work on it began.
+        """Puts a segment of every guide into the engine, and of the version that comes along; predictions may
+        run while it is waited for. Answers when the work on it began.
         """
-        with self._engine.unlocked():
+        with nullcontext() if self._version is None else self._version.aside(), self._engine.unlocked():
             self._arrivals.await_segment(segment)
         arrived_ms = _now_ms()
+        if self._version is not None:
+            self._version.enter(segment)
         values = {}
         for name, segments in self._segments.items():
             if segment in segments:
@@ -176,7 +192,9 @@ class Feed:
         self._unweighed.discard(segment)
 
     def _decide(self) -> None:
-        """Permits or refuses the task, once."""
+        """Permits or refuses the task, once; on no other version than the one that was promised."""
+        if self._version is not None:
+            self._version.complete()
         if self._permitted is None:
             for segment in sorted(self._unweighed):  # active, without a parameter that could run
                 self._weigh(segment, {})

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from protos import federation_pb2 as pb
 
 from .directions import expand
-from .errors import ArtifactError, BadArtifact, BundleError, CooperLLMError, NotEnrolled, ServerRefused
+from .errors import (
+    ArtifactError,
+    BadArtifact,
+    BadVersion,
+    BundleError,
+    CooperLLMError,
+    NotEnrolled,
+    ServerRefused,
+)
 from .guides import Slices
 from .local_update import Core
 from .zo.errors import ZoError
@@ -59,14 +67,14 @@ def reach(
 
     `held_version` is the version in the engine now, or None when it is of no use as a start.
 
-    Raises BadArtifact when the form does not lead there: the adapter in the engine is then as it was. Ask for
+    Raises BadVersion when the form does not lead there: the adapter in the engine is then as it was. Ask for
     a snapshot (check in without an adapter hash).
     """
     before = engine.adapter.copy()
     try:
         form = update.WhichOneof("form")
         if form in ("records", "delta") and held_version != update.from_version:
-            raise BadArtifact(
+            raise BadVersion(
                 f"the update starts from version {update.from_version}, which this device does not hold"
             )
         if form == "records":
@@ -82,22 +90,22 @@ def reach(
                 fetch(update.snapshot.sha256, update.snapshot.size_bytes), layout
             )
         elif form != "unchanged":
-            raise BadArtifact("the update has no form that this release knows: update the app")
+            raise BadVersion("the update has no form that this release knows: update the app")
         if adapter_sha256(engine.adapter) != update.adapter_sha256:
-            raise BadArtifact("the update does not lead to the adapter it names: ask for a snapshot")
+            raise BadVersion("the update does not lead to the adapter it names: ask for a snapshot")
     except NotEnrolled:
         engine.adapter[:] = before
         raise
-    except (ZoError, ArtifactError, BundleError, ServerRefused) as error:
+    except (ZoError, ArtifactError, BadArtifact, BundleError, ServerRefused) as error:
         engine.adapter[:] = before
-        raise BadArtifact(str(error)) from error
+        raise BadVersion(str(error)) from error
     except BaseException:
         engine.adapter[:] = before
         raise
 
 
 def replay(record: pb.Record, engine: Replayer, held: Held) -> None:
-    """Applies one record to the adapter in the engine. Raises BadArtifact when this device lacks what it
+    """Applies one record to the adapter in the engine. Raises BadVersion when this device lacks what it
     names.
     """
     engine.set_scale(held.scale(record.scale_sha256) if record.scale_sha256 else None)
@@ -107,10 +115,10 @@ def replay(record: pb.Record, engine: Replayer, held: Held) -> None:
     for sha256 in sorted(named):
         slices = held.guide(sha256)
         if slices is None:
-            raise BadArtifact("a record names a guide that this device does not hold: ask for a snapshot")
+            raise BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
         guides[sha256] = slices
     if sum(direction.count for direction in record.directions) > MOST_RECORD_DIRECTIONS:
-        raise BadArtifact(f"a record has over {MOST_RECORD_DIRECTIONS} directions: ask for a snapshot")
+        raise BadVersion(f"a record has over {MOST_RECORD_DIRECTIONS} directions: ask for a snapshot")
     index = engine.set_guides(guides)
     directions = expand(record.directions, record.active_segments, index)
     terms = [(index[term.guide_sha256], term.coefficient) for term in record.guides]
@@ -120,7 +128,7 @@ def replay(record: pb.Record, engine: Replayer, held: Held) -> None:
             record.epsilon, record.update_seed, segments, directions, list(record.coefficients), terms
         )
     except CooperLLMError as error:
-        raise BadArtifact(f"a record cannot be replayed: {error}") from error
+        raise BadVersion(f"a record cannot be replayed: {error}") from error
 
 
 def adapter_sha256(adapter: NDArray[np.float32]) -> bytes:

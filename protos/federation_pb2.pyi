@@ -57,6 +57,11 @@ class _GuideEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuideEn
     """little-endian"""
     GUIDE_ENCODING_CODED: _GuideEncoding.ValueType  # 2
     """quantised and entropy-coded, see device_runtime/zo/guide_code.py"""
+    GUIDE_ENCODING_STEPS: _GuideEncoding.ValueType  # 3
+    """Of versions' pieces, see device_runtime/zo/version.py: grid steps to add to the segment of from_version, or the
+    segment itself in grid steps.
+    """
+    GUIDE_ENCODING_WHOLE_STEPS: _GuideEncoding.ValueType  # 4
 
 class GuideEncoding(_GuideEncoding, metaclass=_GuideEncodingEnumTypeWrapper): ...
 
@@ -65,6 +70,11 @@ GUIDE_ENCODING_FLOAT32: GuideEncoding.ValueType  # 1
 """little-endian"""
 GUIDE_ENCODING_CODED: GuideEncoding.ValueType  # 2
 """quantised and entropy-coded, see device_runtime/zo/guide_code.py"""
+GUIDE_ENCODING_STEPS: GuideEncoding.ValueType  # 3
+"""Of versions' pieces, see device_runtime/zo/version.py: grid steps to add to the segment of from_version, or the
+segment itself in grid steps.
+"""
+GUIDE_ENCODING_WHOLE_STEPS: GuideEncoding.ValueType  # 4
 Global___GuideEncoding: _TypeAlias = GuideEncoding  # noqa: Y015
 
 class _ReportStatus:
@@ -171,6 +181,7 @@ class CheckInRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     TRAIN_EXAMPLES_FIELD_NUMBER: _builtins.int
     DOWNLOAD_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    STREAMS_VERSIONS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """1"""
     bundle_sha256: _builtins.bytes
@@ -185,6 +196,8 @@ class CheckInRequest(_message.Message):
     """
     download_bytes_per_s: _builtins.float
     """measured on chunks that were waiting for the link; 0 when unknown"""
+    streams_versions: _builtins.bool
+    """takes a version in the form `streamed`"""
     @_builtins.property
     def budget(self) -> Global___DisclosureBudget:
         """what this device is willing to disclose; the cloud plans within it, and within"""
@@ -199,10 +212,11 @@ class CheckInRequest(_message.Message):
         budget: Global___DisclosureBudget | None = ...,
         train_examples: _builtins.int = ...,
         download_bytes_per_s: _builtins.float = ...,
+        streams_versions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "adapter_version", b"adapter_version", "budget", b"budget", "bundle_sha256", b"bundle_sha256", "download_bytes_per_s", b"download_bytes_per_s", "protocol_version", b"protocol_version", "train_examples", b"train_examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "adapter_version", b"adapter_version", "budget", b"budget", "bundle_sha256", b"bundle_sha256", "download_bytes_per_s", b"download_bytes_per_s", "protocol_version", b"protocol_version", "streams_versions", b"streams_versions", "train_examples", b"train_examples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,13 +393,14 @@ class VersionUpdate(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """the version that results"""
     adapter_sha256: _builtins.bytes
     """of the float32 bytes that result: checked before anything is used"""
     from_version: _builtins.int
-    """for records and delta: the version they start from"""
+    """for records, delta and pieces of GUIDE_ENCODING_STEPS: the version they start from"""
     @_builtins.property
     def records(self) -> Global___Records:
         """replayed in order, each from the version before it"""
@@ -402,6 +417,10 @@ class VersionUpdate(_message.Message):
     def unchanged(self) -> Global___Unchanged:
         """the device already holds it"""
 
+    @_builtins.property
+    def streamed(self) -> Global___Guide:
+        """it comes in the stream of the task's guides, segment by segment: see StreamGuides"""
+
     def __init__(
         self,
         *,
@@ -411,13 +430,14 @@ class VersionUpdate(_message.Message):
         delta: Global___Artifact | None = ...,
         snapshot: Global___Artifact | None = ...,
         unchanged: Global___Unchanged | None = ...,
+        streamed: Global___Guide | None = ...,
         from_version: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "form", b"form", "records", b"records", "snapshot", b"snapshot", "unchanged", b"unchanged"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "form", b"form", "records", b"records", "snapshot", b"snapshot", "streamed", b"streamed", "unchanged", b"unchanged"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "delta", b"delta", "form", b"form", "from_version", b"from_version", "records", b"records", "snapshot", b"snapshot", "unchanged", b"unchanged", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "delta", b"delta", "form", b"form", "from_version", b"from_version", "records", b"records", "snapshot", b"snapshot", "streamed", b"streamed", "unchanged", b"unchanged", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_form: _TypeAlias = _typing.Literal["records", "delta", "snapshot", "unchanged"]  # noqa: Y015
+    _WhichOneofReturnType_form: _TypeAlias = _typing.Literal["records", "delta", "snapshot", "unchanged", "streamed"]  # noqa: Y015
     _WhichOneofArgType_form: _TypeAlias = _typing.Literal["form", b"form"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_form) -> _WhichOneofReturnType_form | None: ...
 
@@ -840,7 +860,7 @@ class StreamGuidesRequest(_message.Message):
     task_id: _builtins.str
     first_segment: _builtins.int
     first_guide: _builtins.int
-    """position in the task's list of guides"""
+    """position in the task's list of guides, after a streamed version"""
     first_byte: _builtins.int
     """of that guide's encoded segment"""
     def __init__(
@@ -874,7 +894,7 @@ class GuideChunk(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     segment: _builtins.int
     guide: _builtins.int
-    """position in the task's list of guides"""
+    """position in the task's list of guides, after a streamed version"""
     encoding: Global___GuideEncoding.ValueType
     offset_bytes: _builtins.int
     """of `data` in the segment's encoded bytes"""

@@ -70,6 +70,10 @@ class FederationStub:
     """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
     start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
     Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+    Where the task's version is `streamed`, its piece comes first in every segment that moved, as if it were the first in
+    the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
+    in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
+    the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
       NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
@@ -103,6 +107,10 @@ class FederationAsyncStub(FederationStub):
     """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
     start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
     Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+    Where the task's version is `streamed`, its piece comes first in every segment that moved, as if it were the first in
+    the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
+    in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
+    the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
       NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
@@ -151,6 +159,10 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         """Streams the bytes of the guides that a task names: by segment first, then by guide, so that work on a segment can
         start before the next one arrives, and before the cloud has sampled it: the stream waits for what is not ready yet.
         Opening it anew at some byte acknowledges all before that byte; a broken stream goes on at the first byte missing.
+        Where the task's version is `streamed`, its piece comes first in every segment that moved, as if it were the first in
+        the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
+        in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
+        the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
           NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
           OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
         """

@@ -162,6 +162,23 @@ def decode_delta(delta: bytes, before: NDArray[np.float32], layout: Layout) -> N
     return version.decode_delta(delta, before, layout, decode_integers)
 
 
+def encode_piece(
+    before: NDArray[np.float32] | None, after: NDArray[np.float32], layout: Layout, segment: int
+) -> bytes:
+    """Return the piece of one segment that leads to an adapter, as device_runtime.zo.version does."""
+    return version.encode_piece(before, after, layout, segment, encode_integers)
+
+
+def decode_piece(
+    piece: bytes, before: NDArray[np.float32] | None, layout: Layout, segment: int
+) -> NDArray[np.float32]:
+    """Return the segment's values after a piece, as device_runtime.zo.version does.
+
+    Raises VersionError when the piece is damaged: the caller streams it again.
+    """
+    return version.decode_piece(piece, before, layout, segment, decode_integers)
+
+
 def encode_guide(values: NDArray[np.float32], step: float) -> bytes:
     """Return a segment of a guide, encoded as device_runtime.zo.guide_code does: the same bytes.
 
