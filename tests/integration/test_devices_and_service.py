@@ -28,6 +28,8 @@ JOB: dict[str, Any] = {
     "retry_min_ms": 10, "retry_max_ms": 30, "snapshot_every_rounds": 3, "seed": 3,
 }  # fmt: skip
 
+GUIDED: dict[str, Any] = {"estimator": "zgr", "active_segments": "all"}
+
 
 class Running:
     """A device in a thread, and the hash of every version that it held."""
@@ -76,6 +78,9 @@ def published(service: Service) -> dict[int, str]:
         ("record", {"momentum": 0.0}, "records"),
         ("delta", {}, "delta"),
         ("snapshot", {}, "snapshot"),
+        ("delta", GUIDED, "streamed"),
+        ("snapshot", GUIDED, "streamed"),
+        ("mixed", GUIDED | {"rounds": 7}, "streamed"),
         ("mixed", {"momentum": 0.0, "rounds": 7}, "records"),
         ("auto", {"estimator": "isotropic", "momentum": 0.0, "scale": "none"}, "unchanged"),
         (

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from device_runtime.core import kernels
+from device_runtime.zo.code import encode_integers
 from device_runtime.zo.direction import Direction
 from device_runtime.zo.errors import LayoutError, VersionError
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.spsa import Update, apply_update
-from device_runtime.zo.version import adapter_sha256, apply_records, decode_delta, encode_delta
+from device_runtime.zo.version import (
+    adapter_sha256,
+    apply_records,
+    decode_delta,
+    decode_piece,
+    encode_delta,
+    encode_piece,
+)
 
 LAYOUT = Layout.build([("a", 0, (50,), 20), ("b", 1, (30,), 18)])
 
@@ -43,6 +52,30 @@ def test_forms_of_a_version_can_be_mixed() -> None:
     assert adapter_sha256(apply_records(by_delta, LAYOUT, updates(1))) == adapter_sha256(
         apply_records(second, LAYOUT, updates(1))
     )
+
+
+@pytest.mark.parametrize("from_nothing", [False, True])
+def test_pieces_lead_to_the_same_adapter(from_nothing: bool) -> None:
+    first = apply_records(zeros(), LAYOUT, updates(2))
+    second = apply_records(first, LAYOUT, updates(3))
+    before, arriving = None if from_nothing else first, first.copy()
+    for segment in LAYOUT.segments:
+        piece = encode_piece(before, second, LAYOUT, segment)
+        assert kernels.encode_piece(before, second, LAYOUT, segment) == piece
+        after = decode_piece(piece, before, LAYOUT, segment)
+        assert np.array_equal(kernels.decode_piece(piece, before, LAYOUT, segment), after)
+        arriving[LAYOUT.segment_slice(segment)] = after
+        with pytest.raises(VersionError):
+            decode_piece(piece[:-1], before, LAYOUT, segment)
+    assert adapter_sha256(arriving) == adapter_sha256(second)
+
+
+def test_a_piece_beyond_the_grid_is_refused() -> None:
+    (segment, *_) = LAYOUT.segments
+    count = sum(tensor.count for tensor in LAYOUT.segment_tensors(segment))
+    for steps in (1 << 23, -(1 << 23), (1 << 31) - 1):
+        with pytest.raises(VersionError, match="out of its range"):
+            decode_piece(encode_integers(np.full(count, steps, np.int32)), zeros(), LAYOUT, segment)
 
 
 def test_small_steps_make_a_small_delta() -> None:
