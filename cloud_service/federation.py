@@ -7,7 +7,7 @@ WireError says what to answer instead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from cloud_service.shelf import Shelf
 from cloud_service.split import SplitSettings
 from cloud_service.store import Store, clients, jobs, latest_version, one, open_round, reports, tasks
 from cloud_service.store import rounds as round_rows
-from cloud_service.version_pieces import can_stream
+from cloud_service.version_pieces import streamable
 from cloud_service.versions import Chain
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
@@ -159,16 +159,14 @@ class Federation:
             received_scalars=parts.received(connection, lease.task_id),
         )
         plan = self._plan(plan_sha256) if plan_sha256 else None
-        in_stream = lease.kind == "directions" and self._in_stream(plan, client)
-        task.update.CopyFrom(self.chain.update(connection, client, target, in_stream))
+        comes_along = self._streamable(plan, client) if lease.kind == "directions" else ()
+        task.update.CopyFrom(self.chain.update(connection, client, target, comes_along))
         self._ask(task, lease, plan, job.scale_sha256)
         return pb.CheckInReply(task=task)
 
-    def _in_stream(self, plan: RoundPlan | None, client: Row[Any]) -> bool:
-        """Whether a client gets its next version together with the guides of its task."""
-        return (
-            plan is not None and client.streams_versions and can_stream(plan, client.client_id, self.layout)
-        )
+    def _streamable(self, plan: RoundPlan | None, client: Row[Any]) -> Collection[int]:
+        """In which segments a client's next version may come with the guides of its task."""
+        return streamable(plan, client.client_id) if plan is not None and client.streams_versions else ()
 
     def _ask(self, task: pb.Task, lease: Row[Any], plan: RoundPlan | None, scale_sha256: str) -> None:
         """Fills in what a lease is for. The last round has no plan: its evaluations are end to end."""
@@ -232,9 +230,8 @@ class Federation:
             plan, asked = acceptance.measuring(connection, self.artifacts, client_id, request.task_id)
             client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
             target = latest_version(connection)
-            version = {}
-            if target is not None and self._in_stream(plan, client):
-                version = self.chain.in_stream(connection, client, target)
+            comes_along = self._streamable(plan, client)
+            version = self.chain.in_stream(connection, client, target, comes_along) if target else {}
         return guide_stream.chunks(self.shelf, plan, asked, request, version)
 
     def send_scalars(self, client_id: str, part: pb.Scalars) -> pb.ScalarsAck:

@@ -30,14 +30,16 @@ Rebuild = Callable[[int], Float32]
 """The adapter of a version."""
 
 
-def can_stream(plan: RoundPlan, client_id: str, layout: Layout) -> bool:
-    """Whether a client's task in a round runs segment by segment, from the first to the last."""
+def streamable(plan: RoundPlan, client_id: str) -> frozenset[int]:
+    """The segments that a client's task enters one after the other: what moved in these may come with the
+    task's guides. None where its guides are needed whole, or do not exist.
+    """
     task, settings = plan.task(client_id), plan.settings
     if task is None or plan.guide_of(task) is None or settings.in_turn or settings.exit_segment:
-        return False
+        return frozenset()
     moves = any(step.local_learning_rate > 0 for step in task.steps[:-1])
     exact = any(item.exact for step in task.steps for item in step.directions)
-    return not (moves or exact) and settings.active_segments == layout.segments
+    return frozenset() if moves or exact else frozenset(settings.active_segments)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ newest version whole.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
 from cloud_service.shelf import Piece
 from cloud_service.store import guide_segments, of_last_task, tasks, versions
-from cloud_service.version_pieces import NOTHING, Rebuild, VersionPieces, prune_pieces
+from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces
 from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256
@@ -116,10 +118,14 @@ class Chain:
     version_form: str
 
     def update(
-        self, connection: Connection, client: Row[Any], target: Row[Any], in_stream: bool = False
+        self,
+        connection: Connection,
+        client: Row[Any],
+        target: Row[Any],
+        streamable: Collection[int] = (),
     ) -> pb.VersionUpdate:
-        """How this client gets from what it holds to `target`, the newest version; `in_stream`: a delta or a
-        snapshot comes in the stream of its guides.
+        """How this client gets from what it holds to `target`, the newest version: in the stream of its
+        guides, where it is no record and moves none but these segments.
         """
         update = pb.VersionUpdate(version=target.number, adapter_sha256=bytes.fromhex(target.adapter_sha256))
         form, steps, records = self._form(connection, client, target)
@@ -130,26 +136,40 @@ class Chain:
             update.from_version = client.adapter_version
         if form == "record":
             update.records.record.extend(records)
-        elif in_stream:
-            start = client.adapter_version if form == "delta" else NOTHING
-            update.streamed.CopyFrom(
-                self._pieces.announce(connection, start, target.number, self._rebuilt(connection))
-            )
+        elif pieces := self._announced(connection, client, target, form, streamable):
+            update.streamed.CopyFrom(pieces)
         elif form == "delta":
             update.delta.CopyFrom(self._delta(connection, client, steps))
         else:
             update.snapshot.CopyFrom(self._snapshot(connection, target))
         return update
 
-    def in_stream(self, connection: Connection, client: Row[Any], target: Row[Any]) -> dict[int, Piece]:
-        """What the stream of a client's guides carries of `target`, by segment, where `update` was asked for
-        that: nothing where the client needs nothing.
+    def in_stream(
+        self, connection: Connection, client: Row[Any], target: Row[Any], streamable: Collection[int]
+    ) -> dict[int, Piece]:
+        """What the stream of a client's guides carries of `target`, by segment: nothing where `update` chose
+        another way.
         """
         form, _, _ = self._form(connection, client, target)
-        if form not in ("delta", "snapshot"):
+        if form not in ("delta", "snapshot") or not self._announced(
+            connection, client, target, form, streamable
+        ):
             return {}
-        start = client.adapter_version if form == "delta" else NOTHING
-        return self._pieces.pieces(connection, start, target.number)
+        return self._pieces.pieces(connection, _start(client, form), target.number)
+
+    def _announced(
+        self,
+        connection: Connection,
+        client: Row[Any],
+        target: Row[Any],
+        form: str,
+        streamable: Collection[int],
+    ) -> pb.Guide | None:
+        if not streamable or (form == "snapshot" and not set(self.layout.segments) <= set(streamable)):
+            return None
+        rebuilt = partial(rebuild, connection, self.artifacts, self.layout)
+        found = self._pieces.announce(connection, _start(client, form), target.number, rebuilt)
+        return found if set(found.segments) <= set(streamable) else None
 
     def _form(
         self, connection: Connection, client: Row[Any], target: Row[Any]
@@ -176,9 +196,6 @@ class Chain:
     @property
     def _pieces(self) -> VersionPieces:
         return VersionPieces(self.artifacts, self.layout)
-
-    def _rebuilt(self, connection: Connection) -> Rebuild:
-        return lambda number: rebuild(connection, self.artifacts, self.layout, number)
 
     def _wanted(self, client_id: str, number: int) -> str:
         if self.version_form != "mixed":
@@ -232,6 +249,11 @@ class Chain:
                 .values(snapshot_sha256=name, snapshot_size_bytes=size_bytes)
             )
         return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
+
+
+def _start(client: Row[Any], form: str) -> int:
+    """The version from which pieces lead a client on."""
+    return int(client.adapter_version) if form == "delta" else NOTHING
 
 
 def _terms(record: pb.Record) -> list[pb.GuideTerm]:

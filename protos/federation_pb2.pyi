@@ -1136,8 +1136,8 @@ class Span(_message.Message):
     END_MS_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"check_in", "fetch", "guides", "compute", "report"; of one segment: "guide_arrived" (from its first byte to its last),
-    "perturb", "run"; of one call of SendScalars, until it was acknowledged: "scalars_sent"
+    """"check_in", "fetch", "guides", "compute", "report"; of one segment: "version_arrived" and "guide_arrived" (from the
+    first byte to the last), "perturb", "run"; of one call of SendScalars, until it was acknowledged: "scalars_sent"
     """
     start_ms: _builtins.float
     end_ms: _builtins.float

@@ -5,7 +5,7 @@ flow shop says that it should have taken.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import median_low
 from typing import Any
@@ -15,6 +15,9 @@ from cooperllm.simulate.timeline import CLOUD, Span
 
 WORK = ("perturb", "run")
 """What a device does with a segment."""
+
+ARRIVALS = ("version_arrived", "guide_arrived")
+"""What it waits for before that."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def pipelined(spans: Iterable[Span], number: int, device: str) -> Pipelined | No
     """
     found = [span for span in spans if span.round == number and span.segment is not None]
     own = [span for span in found if span.who == device]
-    arrivals = sorted((span for span in own if span.name == "guide_arrived"), key=lambda span: span.end_ms)
+    arrivals = _merged(span for span in own if span.name in ARRIVALS)
     work = sorted((span for span in own if span.name in WORK), key=lambda span: span.start_ms)
     if not arrivals or not work:
         return None
@@ -158,6 +161,16 @@ def _stretches(bars: Sequence[Bar]) -> tuple[Bar, ...]:
         group = list(same)
         found.append(Bar(segment, group[0].start_s, max(bar.end_s for bar in group)))
     return tuple(found)
+
+
+def _merged(arrivals: Iterable[Span]) -> list[Span]:
+    """One span a segment, from the first byte of its version's piece, or its guide's, to the last byte."""
+    found: dict[int | None, Span] = {}
+    for span in sorted(arrivals, key=lambda span: span.end_ms):
+        first = found.get(span.segment, span)
+        start_ms = min(first.start_ms, span.start_ms)
+        found[span.segment] = replace(span, start_ms=start_ms)
+    return sorted(found.values(), key=lambda span: span.end_ms)
 
 
 def _clipped(span: Span, start_ms: float) -> Span:

@@ -24,6 +24,7 @@ SEGMENT_LANES: dict[str, str] = {
     "guide_sampled": "guide sampled",
     "guide_coded": "guide coded",
     "guide_sent": "guide sent",
+    "version_arrived": "version arrived",
     "guide_arrived": "guide arrived",
     "perturb": "perturb",
     "run": "run",
@@ -32,8 +33,8 @@ SEGMENT_LANES: dict[str, str] = {
 """Lanes of what is done segment by segment, within a round, "downlink", "compute" and "uplink"."""
 
 ORDER = (
-    "round", "guide sampled", "guide coded", "guide sent", "downlink", "guide arrived", "compute", "perturb",
-    "run", "uplink", "scalars sent",
+    "round", "guide sampled", "guide coded", "guide sent", "downlink", "version arrived", "guide arrived",
+    "compute", "perturb", "run", "uplink", "scalars sent",
 )  # fmt: skip
 """From top to bottom, as a guide passes them; other lanes follow."""
 

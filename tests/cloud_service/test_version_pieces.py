@@ -14,7 +14,7 @@ from cloud_service import guide_stream
 from cloud_service.artifacts import Artifacts
 from cloud_service.shelf import Piece, Shelf
 from cloud_service.store import Store
-from cloud_service.version_pieces import NOTHING, VersionPieces, can_stream, prune_pieces
+from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces, streamable
 from cloud_service.wire import WireError
 from device_runtime.core.kernels import decode_piece
 from device_runtime.zo.grid import round_to_grid
@@ -123,6 +123,6 @@ def test_pieces_to_earlier_versions_go(cloud: Cloud) -> None:
 
 def test_only_tasks_that_run_segment_by_segment_get_versions_so() -> None:
     plan, _ = plan_at(LEVEL)
-    assert can_stream(plan, "a", LAYOUT)
-    assert not can_stream(plan, "b", LAYOUT)
-    assert not can_stream(plan_at(LEVEL, in_turn=True)[0], "a", LAYOUT)
+    assert streamable(plan, "a") == set(LAYOUT.segments)
+    assert not streamable(plan, "b")
+    assert not streamable(plan_at(LEVEL, in_turn=True)[0], "a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cooperllm.simulate import pipelined, round_plot
@@ -43,6 +45,18 @@ def test_a_round_without_lost_time_is_at_its_bound() -> None:
     assert [bar.duration_s for bar in found.arrived] == pytest.approx([0.2] * 3)
     assert [(bar.segment, round(bar.start_s, 6)) for bar in found.worked] == [(0, 0.3), (1, 0.5), (2, 0.7)]
     assert found.told[0].end_s == pytest.approx(0.87)
+
+
+def test_a_segment_arrives_with_its_version() -> None:
+    with_version = []
+    for each in overlapped():
+        if each.name == "guide_arrived":
+            middle_ms = each.end_ms - 50
+            with_version.append(replace(each, name="version_arrived", end_ms=middle_ms))
+            each = replace(each, start_ms=middle_ms)
+        with_version.append(each)
+    found = pipelined.pipelined(with_version, 4, "device-1")
+    assert found == pipelined.pipelined(overlapped(), 4, "device-1")
 
 
 def test_waiting_makes_it_longer_than_its_bound() -> None:

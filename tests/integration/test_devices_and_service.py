@@ -81,6 +81,7 @@ def published(service: Service) -> dict[int, str]:
         ("delta", GUIDED, "streamed"),
         ("snapshot", GUIDED, "streamed"),
         ("mixed", GUIDED | {"rounds": 7}, "streamed"),
+        ("delta", {"estimator": "zgr"}, "streamed"),  # of the head alone, which alone moves
         ("mixed", {"momentum": 0.0, "rounds": 7}, "records"),
         ("auto", {"estimator": "isotropic", "momentum": 0.0, "scale": "none"}, "unchanged"),
         (
