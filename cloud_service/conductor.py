@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -29,7 +29,7 @@ from cloud_service.head_share import counts_as_head
 from cloud_service.plan import RoundPlan, RoundState
 from cloud_service.preparation import Preparation
 from cloud_service.round_guides import RoundGuides
-from cloud_service.store import jobs, latest_version, one, unfinished_round, versions
+from cloud_service.store import jobs, latest_version, one, unfinished_round, version_pieces, versions
 from cloud_service.store import metrics as metric_rows
 from cloud_service.store import rounds as round_rows
 from cloud_service.versions import prune, version_row
@@ -234,13 +234,24 @@ class Conductor:
             return
         whole = after.version % self.job.snapshot_every_rounds == 0 or after.version == self.job.rounds
         row = version_row(self.artifacts, self.layout, before, after, record, whole)
-        self._commit_closing(out, asdict(diagnostics), row)
+        # Devices that were sent guides get the next version with the next ones, where it is no record.
+        follows = record is None and plan.levels()
+        pieces = (
+            self.federation.chain.pieces.coded(before.version, after.version, before.adapter, after.adapter)
+            if follows
+            else []
+        )
+        self._commit_closing(out, asdict(diagnostics), row, pieces)
         with self.store.transaction() as connection:
             prune(connection, self.artifacts, after.version)
         self.federation.shelf.forget_before(out.number)
 
     def _commit_closing(
-        self, out: Row[Any], diagnostics: dict[str, Any], version: dict[str, Any] | None
+        self,
+        out: Row[Any],
+        diagnostics: dict[str, Any],
+        version: dict[str, Any] | None,
+        pieces: Sequence[dict[str, Any]] = (),
     ) -> None:
         traffic = self.federation.metrics.take_traffic()
         with self.store.transaction() as connection:
@@ -258,6 +269,8 @@ class Conductor:
             )
             if version is not None:
                 connection.execute(sa.insert(versions).values(**version))
+            if pieces:
+                connection.execute(sa.insert(version_pieces), list(pieces))
         if version is not None:
             self.federation.metrics.version.set(version["number"])
 

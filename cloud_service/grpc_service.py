@@ -165,7 +165,8 @@ class GrpcService:
                 start_ms = 1000 * time.time()
                 if not await _written(encoded, context):
                     raise asyncio.CancelledError
-                self._federation.deliveries.took(task_id, segment, start_ms, 1000 * time.time())
+                if kind == "guides":
+                    self._federation.deliveries.took(task_id, segment, start_ms, 1000 * time.time())
         except asyncio.CancelledError:
             self._count("StreamGuides", "CANCELLED")
             raise

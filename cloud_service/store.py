@@ -140,14 +140,16 @@ guide_segments = sa.Table(
     sa.Column("end_ms", sa.BigInteger, nullable=False),
 )
 
-# One segment of what leads from a version, or from nothing (-1), to another; see version_pieces.py.
+# One segment, or all in one (-1), of what leads from a version, or from nothing (-1), to another; see
+# version_pieces.py.
 version_pieces = sa.Table(
     "version_pieces",
     metadata,
     sa.Column("start", sa.BigInteger, primary_key=True),
     sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("segment", sa.Integer, primary_key=True),
-    sa.Column("encoding", sa.Integer, nullable=False),  # GuideEncoding
+    sa.Column("name", sa.String(64), nullable=False, default=""),  # of all its pieces together, in hex
+    sa.Column("encoding", sa.Integer, nullable=False, default=0),  # GuideEncoding
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
 )

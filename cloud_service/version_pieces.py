@@ -1,13 +1,14 @@
 """Versions that reach a device in the stream of its guides: one piece for each segment that moved.
 
 What a segment needs is then there with the segment: work on it starts while later ones are on the wire.
-Pieces are coded when the first device needs them, and written down before the answer that names them leaves.
+What leads from one version to the next is coded when a round closes, the rest when the first device needs it;
+it is written down before the answer that names it leaves.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Float32
 from cloud_service.plan import RoundPlan
 from cloud_service.shelf import Piece
-from cloud_service.store import version_pieces
-from device_runtime.core.kernels import encode_piece
+from cloud_service.store import one, version_pieces
+from device_runtime.core.kernels import encode_delta, encode_piece
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
 
-NOTHING = -1  # where a piece starts from that is the segment itself
+NOTHING = -1  # where pieces start that are the segments themselves
+ALL_SEGMENTS = -1
 
 Rebuild = Callable[[int], Float32]
 """The adapter of a version."""
@@ -44,51 +46,84 @@ def streamable(plan: RoundPlan, client_id: str) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class VersionPieces:
-    """The pieces that lead from one version, or from nothing, to another."""
+    """What leads from one version, or from nothing, to another: in pieces, or in one where several versions
+    lie in between. All of it is coded once and gone when nobody needs it any more.
+    """
 
     artifacts: Artifacts
     layout: Layout
 
-    def announce(self, connection: Connection, start: int, number: int, rebuild: Rebuild) -> pb.Guide:
-        """What the pieces from version `start`, or NOTHING, to version `number` are called, and the segments
-        that have one; none where the two are the same.
+    def coded(self, start: int, number: int, before: Float32 | None, after: Float32) -> list[dict[str, Any]]:
+        """The pieces from version `start`, or NOTHING, to version `number`, both (n,), as rows of the table;
+        one for each segment that moved. The caller commits them.
         """
-        rows = _rows(connection, start, number)
-        if not rows:
-            self._code(connection, start, number, rebuild)
-            rows = _rows(connection, start, number)
-        name = hashlib.sha256("".join(row.sha256 for row in rows).encode()).digest()
-        return pb.Guide(sha256=name, segments=[row.segment for row in rows])
+        encoding = pb.GUIDE_ENCODING_WHOLE_STEPS if before is None else pb.GUIDE_ENCODING_STEPS
+        rows = []
+        for segment in self._moved(before, after):
+            data = encode_piece(before, after, self.layout, segment)
+            rows.append({"segment": segment, "sha256": self.artifacts.put(data), "size_bytes": len(data)})
+        said = f"{start} {number} {encoding} " + " ".join(f"{row['segment']} {row['sha256']}" for row in rows)
+        shared = {
+            "start": start,
+            "number": number,
+            "encoding": encoding,
+            "name": hashlib.sha256(said.encode()).hexdigest(),
+        }
+        return [row | shared for row in rows]
 
-    def pieces(self, connection: Connection, start: int, number: int) -> dict[int, Piece]:
-        """By segment; only after they were announced."""
+    def announce(
+        self,
+        connection: Connection,
+        start: int,
+        number: int,
+        rebuild: Rebuild,
+        streamable: Collection[int],
+    ) -> pb.Guide | None:
+        """What these pieces are called, and their segments; None where others moved than are `streamable`."""
+        of = sa.and_(version_pieces.c.start == start, version_pieces.c.number == number)
+        rows = _pieces(connection, of)
+        if not rows:
+            before, after = None if start == NOTHING else rebuild(start), rebuild(number)
+            if not set(self._moved(before, after)) <= set(streamable):
+                return None
+            connection.execute(sa.insert(version_pieces), self.coded(start, number, before, after))
+            rows = _pieces(connection, of)
+        segments = [row.segment for row in rows]
+        if not set(segments) <= set(streamable):
+            return None
+        return pb.Guide(sha256=bytes.fromhex(rows[0].name), segments=segments)
+
+    def named(self, connection: Connection, name: bytes, number: int) -> dict[int, Piece]:
+        """By segment; nothing where no pieces to this version have that name."""
+        of = sa.and_(version_pieces.c.name == name.hex(), version_pieces.c.number == number)
         return {
             row.segment: Piece(pb.GuideEncoding.ValueType(row.encoding), row.sha256, row.size_bytes)
-            for row in _rows(connection, start, number)
+            for row in _pieces(connection, of)
         }
 
-    def _code(self, connection: Connection, start: int, number: int, rebuild: Rebuild) -> None:
-        before, after = None if start == NOTHING else rebuild(start), rebuild(number)
-        encoding = pb.GUIDE_ENCODING_WHOLE_STEPS if before is None else pb.GUIDE_ENCODING_STEPS
-        for segment in self.layout.segments:
-            span = self.layout.segment_slice(segment)
-            if before is not None and np.array_equal(before[span], after[span]):
-                continue
-            data = encode_piece(before, after, self.layout, segment)
-            row = {
-                "start": start,
-                "number": number,
-                "segment": segment,
-                "encoding": encoding,
-                "sha256": self.artifacts.put(data),
-                "size_bytes": len(data),
-            }
-            connection.execute(sa.insert(version_pieces).values(row))
+    def in_one(self, connection: Connection, start: int, number: int, rebuild: Rebuild) -> tuple[str, int]:
+        """A delta over several versions: its SHA-256 and its size in bytes."""
+        same = (version_pieces.c.start == start, version_pieces.c.number == number)
+        row = one(connection, version_pieces, *same, version_pieces.c.segment == ALL_SEGMENTS)
+        if row is not None:
+            return row.sha256, row.size_bytes
+        data = encode_delta(rebuild(start), rebuild(number), self.layout)
+        sha256 = self.artifacts.put(data)
+        connection.execute(
+            sa.insert(version_pieces).values(
+                start=start, number=number, segment=ALL_SEGMENTS, sha256=sha256, size_bytes=len(data)
+            )
+        )
+        return sha256, len(data)
+
+    def _moved(self, before: Float32 | None, after: Float32) -> list[int]:
+        spans = {segment: self.layout.segment_slice(segment) for segment in self.layout.segments}
+        return [k for k, span in spans.items() if before is None or np.any(before[span] != after[span])]
 
 
 def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> None:
-    """Forgets the pieces that lead to earlier versions: nobody is sent there any more."""
-    old = version_pieces.c.number < newest
+    """Forgets what leads to versions before the last two: a stream that outlived its lease may still run."""
+    old = version_pieces.c.number < newest - 1
     names = sa.select(version_pieces.c.sha256)
     gone = set(connection.execute(names.where(old)).scalars())
     for name in gone - set(connection.execute(names.where(~old)).scalars()):
@@ -96,7 +131,6 @@ def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> N
     connection.execute(sa.delete(version_pieces).where(old))
 
 
-def _rows(connection: Connection, start: int, number: int) -> list[Row[Any]]:
-    of = sa.and_(version_pieces.c.start == start, version_pieces.c.number == number)
-    query = sa.select(version_pieces).where(of).order_by(version_pieces.c.segment)
-    return list(connection.execute(query).all())
+def _pieces(connection: Connection, of: sa.ColumnElement[bool]) -> list[Row[Any]]:
+    query = sa.select(version_pieces).where(of, version_pieces.c.segment != ALL_SEGMENTS)
+    return list(connection.execute(query.order_by(version_pieces.c.segment)).all())

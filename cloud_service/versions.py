@@ -22,9 +22,8 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
-from cloud_service.shelf import Piece
 from cloud_service.store import guide_segments, of_last_task, tasks, versions
-from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces
+from cloud_service.version_pieces import NOTHING, Rebuild, VersionPieces, prune_pieces
 from device_runtime.core.kernels import decode_delta, encode_delta
 from device_runtime.zo.layout import Layout
 from device_runtime.zo.version import adapter_sha256
@@ -74,7 +73,7 @@ def version_row(
 
 
 def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
-    """Forgets records, guides and states that nobody can need any more. Versions themselves stay
+    """Forgets records, guides, pieces and states that nobody can need any more. Versions themselves stay
     rebuildable.
     """
     kept = sa.select(versions.c.number).where(versions.c.snapshot_sha256 != "", versions.c.number <= newest)
@@ -99,7 +98,14 @@ def prune(connection: Connection, artifacts: Artifacts, newest: int) -> None:
 
 
 def rebuild(connection: Connection, artifacts: Artifacts, layout: Layout, number: int) -> Float32:
-    """The adapter of any version: from the last whole one before it, delta by delta."""
+    """The adapter of any version: from the last whole one before it, delta by delta; that of the newest two
+    from their states.
+    """
+    state_sha256 = connection.execute(
+        sa.select(versions.c.state_sha256).where(versions.c.number == number)
+    ).scalar_one()
+    if artifacts.path(state_sha256).is_file():
+        return RoundState.from_bytes(artifacts.get(state_sha256)).adapter
     query = sa.select(versions).where(versions.c.number <= number).order_by(versions.c.number)
     rows = connection.execute(query).all()
     start = max(index for index, row in enumerate(rows) if row.snapshot_sha256)
@@ -144,19 +150,6 @@ class Chain:
             update.snapshot.CopyFrom(self._snapshot(connection, target))
         return update
 
-    def in_stream(
-        self, connection: Connection, client: Row[Any], target: Row[Any], streamable: Collection[int]
-    ) -> dict[int, Piece]:
-        """What the stream of a client's guides carries of `target`, by segment: nothing where `update` chose
-        another way.
-        """
-        form, _, _ = self._form(connection, client, target)
-        if form not in ("delta", "snapshot") or not self._announced(
-            connection, client, target, form, streamable
-        ):
-            return {}
-        return self._pieces.pieces(connection, _start(client, form), target.number)
-
     def _announced(
         self,
         connection: Connection,
@@ -167,9 +160,11 @@ class Chain:
     ) -> pb.Guide | None:
         if not streamable or (form == "snapshot" and not set(self.layout.segments) <= set(streamable)):
             return None
-        rebuilt = partial(rebuild, connection, self.artifacts, self.layout)
-        found = self._pieces.announce(connection, _start(client, form), target.number, rebuilt)
-        return found if set(found.segments) <= set(streamable) else None
+        start = client.adapter_version if form == "delta" else NOTHING
+        return self.pieces.announce(connection, start, target.number, self._rebuilt(connection), streamable)
+
+    def _rebuilt(self, connection: Connection) -> Rebuild:
+        return partial(rebuild, connection, self.artifacts, self.layout)
 
     def _form(
         self, connection: Connection, client: Row[Any], target: Row[Any]
@@ -194,7 +189,8 @@ class Chain:
         return "snapshot", steps, records
 
     @property
-    def _pieces(self) -> VersionPieces:
+    def pieces(self) -> VersionPieces:
+        """What leads from version to version."""
         return VersionPieces(self.artifacts, self.layout)
 
     def _wanted(self, client_id: str, number: int) -> str:
@@ -232,10 +228,8 @@ class Chain:
         if len(steps) == 1:
             name, size_bytes = steps[0].delta_sha256, steps[0].delta_size_bytes
         else:
-            before = rebuild(connection, self.artifacts, self.layout, client.adapter_version)
-            after = rebuild(connection, self.artifacts, self.layout, steps[-1].number)
-            data = encode_delta(before, after, self.layout)
-            name, size_bytes = self.artifacts.put(data), len(data)
+            start, number = client.adapter_version, steps[-1].number
+            name, size_bytes = self.pieces.in_one(connection, start, number, self._rebuilt(connection))
         return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
 
     def _snapshot(self, connection: Connection, target: Row[Any]) -> pb.Artifact:
@@ -249,11 +243,6 @@ class Chain:
                 .values(snapshot_sha256=name, snapshot_size_bytes=size_bytes)
             )
         return pb.Artifact(sha256=bytes.fromhex(name), size_bytes=size_bytes)
-
-
-def _start(client: Row[Any], form: str) -> int:
-    """The version from which pieces lead a client on."""
-    return int(client.adapter_version) if form == "delta" else NOTHING
 
 
 def _terms(record: pb.Record) -> list[pb.GuideTerm]:

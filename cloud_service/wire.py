@@ -151,6 +151,7 @@ def _rate(bytes_per_s: float, name: str) -> None:
 def check_stream_guides(request: pb.StreamGuidesRequest) -> None:
     """Checks a request for guides."""
     _name(request.task_id, "task_id")
+    _require(len(request.version) in (0, 32), "version is no name: empty, or 32 bytes")
 
 
 def check_scalars(part: pb.Scalars) -> None:

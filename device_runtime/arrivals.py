@@ -72,6 +72,11 @@ class Arrivals:
         if not self._closed and self._thread.is_alive():
             self._thread.join(WAIT_S)  # writes the last piece
 
+    def has_segment(self, segment: int) -> bool:
+        """Whether all guides' pieces of a segment are here."""
+        with self._changed:
+            return not any(missing == segment for _, missing in self._waiting)
+
     def await_segment(self, segment: int) -> None:
         """Returns once all guides' pieces of a segment are here.
 

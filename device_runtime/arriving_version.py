@@ -38,7 +38,7 @@ class Pieces(Protocol):
 
 
 class ArrivingVersion:
-    """The version that a task's stream brings. `kept` is called when it is whole, to write it down.
+    """The version that a task's stream brings. When it is whole, `keep` writes it down, and `tell` is called.
 
     `held_version` is the version in the engine, None where that is of no use as a start.
 
@@ -52,13 +52,15 @@ class ArrivingVersion:
         engine: Adapter,
         layout: Layout,
         pieces: Pieces,
-        kept: Callable[[], None],
+        keep: Callable[[], None],
+        tell: Callable[[], None],
     ) -> None:
         self.announced = task.update.streamed
         self._update, self._held_version = task.update, held_version
-        self._engine, self._layout, self._pieces, self._kept = engine, layout, pieces, kept
+        self._engine, self._layout, self._pieces = engine, layout, pieces
+        self._keep, self._tell = keep, tell
         self._missing: set[int] = set(self.announced.segments)
-        self._before: NDArray[np.float32] | None = None  # while it is in part in the engine
+        self._other: dict[int, NDArray[np.float32]] = {}  # of segments that entered: what they were before
         frozen = self._missing - set(task.directions.active_segments)
         if frozen or task.directions.exit_segment:
             raise UnsupportedTask(
@@ -66,20 +68,19 @@ class ArrivingVersion:
             )
 
     @property
-    def is_whole(self) -> bool:
+    def is_kept(self) -> bool:
         """Whether it is in the engine and on disk."""
-        return not self._missing and self._before is None
+        return not (self._missing or self._other)
 
     def enter(self, segment: int) -> None:
         """Puts a segment into the engine that has arrived. Raises BadVersion when it is damaged."""
         if segment not in self._missing:
             return
-        if self._before is None:
-            self._before = self._engine.adapter.copy()
         found = self._pieces.piece(self.announced.sha256, segment)
         if found is None:
             raise BadVersion("a version was damaged on this device's disk: stream it again")
-        self._engine.adapter[self._layout.segment_slice(segment)] = self._decoded(segment, *found)
+        self._other[segment] = self._decoded(segment, *found)
+        self._swap(segment)
         self._missing.discard(segment)
 
     def complete(self) -> None:
@@ -87,31 +88,37 @@ class ArrivingVersion:
 
         Raises BadVersion when the whole is not what was promised: check in again, claiming none.
         """
-        if self.is_whole:
+        if self.is_kept:
             return
         if self._missing or adapter_sha256(self._engine.adapter) != self._update.adapter_sha256:
             raise BadVersion("the update does not lead to the adapter it names: ask for a snapshot")
-        self._kept()
-        self._before = None
+        self._keep()
+        self._other.clear()
+        self._tell()
 
     def undo(self) -> None:
         """Takes an unfinished version out of the engine again; what has arrived of it stays on disk."""
-        if self._before is not None:
-            self._engine.adapter[:] = self._before
-            self._before, self._missing = None, set(self.announced.segments)
+        for segment in self._other:
+            self._swap(segment)
+        if self._other:
+            self._other, self._missing = {}, set(self.announced.segments)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Shows others the adapter as it was, while this task only waits."""
-        if self._before is None:
-            yield
-            return
-        entered = self._engine.adapter.copy()
-        self._engine.adapter[:] = self._before
+        for segment in self._other:
+            self._swap(segment)
         try:
             yield
         finally:
-            self._engine.adapter[:] = entered
+            for segment in self._other:
+                self._swap(segment)
+
+    def _swap(self, segment: int) -> None:
+        span = self._layout.segment_slice(segment)
+        shown = self._engine.adapter[span].copy()
+        self._engine.adapter[span] = self._other[segment]
+        self._other[segment] = shown
 
     def _decoded(self, segment: int, encoding: int, data: bytes) -> NDArray[np.float32]:
         from .core.kernels import decode_piece
@@ -121,7 +128,7 @@ class ArrivingVersion:
             if self._held_version != self._update.from_version:
                 start = self._update.from_version
                 raise BadVersion(f"the update starts from version {start}, which this device does not hold")
-            before = self._before
+            before = self._engine.adapter  # whose segment is still that of before
         try:
             return decode_piece(data, before, self._layout, segment)
         except VersionError as error:

@@ -22,11 +22,13 @@ class GuideSource:
         self,
         task_id: str,
         start: tuple[int, int, int],
+        version: bytes,
         open_stream: Callable[[pb.StreamGuidesRequest], Any],
         clock: Callable[[], float],
     ) -> None:
         self.link_bytes_per_s = 0.0
-        self._task_id, self._start, self._open_stream, self._clock = task_id, start, open_stream, clock
+        self._task_id, self._start, self._version = task_id, start, version
+        self._open_stream, self._clock = open_stream, clock
         self._stream: Any = None
         self._came_s = 0.0
         self._queued = (0, 0.0)  # bytes of chunks that had waited for the link, and the seconds it took
@@ -36,7 +38,11 @@ class GuideSource:
         if self._stream is None:
             segment, guide, byte = self._start
             request = pb.StreamGuidesRequest(
-                task_id=self._task_id, first_segment=segment, first_guide=guide, first_byte=byte
+                task_id=self._task_id,
+                first_segment=segment,
+                first_guide=guide,
+                first_byte=byte,
+                version=self._version,
             )
             self._stream = self._open_stream(request)
         try:

@@ -36,6 +36,8 @@ def check_guides(announced: Sequence[pb.Guide], counts: Mapping[int, int]) -> No
     """Raises UnsupportedTask when a guide names segments that this adapter, with `counts` parameters a
     segment, does not have.
     """
+    if len({guide.sha256 for guide in announced}) < len(announced):
+        raise UnsupportedTask("two guides have the same name: correct the task")
     for guide in announced:
         segments = list(guide.segments)
         if len(guide.sha256) != 32 or not segments or sorted(set(segments)) != segments:
@@ -134,7 +136,9 @@ def decode(encoding: int, data: bytes, count: int) -> NDArray[np.float32]:
             return kernels.decode_guide(data, count)
         except ZoError as error:
             raise BadArtifact(f"a guide cannot be decoded ({error}): send another") from error
+    if encoding != pb.GUIDE_ENCODING_FLOAT32 or len(data) != 4 * count:
+        raise BadArtifact("a guide has another size or encoding than its segment: send another")
     values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    if values.size != count or not np.all(np.isfinite(values)):
-        raise BadArtifact("a guide has another size, NaN or infinity: send another")
+    if not np.all(np.isfinite(values)):
+        raise BadArtifact("a guide has NaN or infinity: send another")
     return values

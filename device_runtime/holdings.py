@@ -38,7 +38,9 @@ class Cloud(Protocol):
 
     def fetch(self, sha256: str, size_bytes: int | None, target: Path, most_bytes: int) -> None: ...
 
-    def stream_guides(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]: ...
+    def stream_guides(
+        self, task_id: str, start: tuple[int, int, int], version: bytes
+    ) -> Iterator[pb.GuideChunk]: ...
 
 
 class Holdings:
@@ -131,18 +133,17 @@ class Holdings:
         if (state.adapter_version, state.adapter_sha256) != (update.version, sha256):
             self._store.write_adapter(update.version, engine.adapter.astype("<f4", copy=False).tobytes())
 
-    def arriving(self, task: pb.Task, told: Callable[[], None]) -> ArrivingVersion | None:
-        """The version that comes with a task's guides, if it does; `told` is called once it is kept."""
+    def arriving(self, task: pb.Task, tell: Callable[[], None]) -> ArrivingVersion | None:
+        """The version that comes with a task's guides, if it does; `tell` is called once it is kept."""
         if task.update.WhichOneof("form") != "streamed":
             return None
         engine, state = self._loaded(), self._store.state
         held = state.adapter_version if state.adapter_sha256 else None
 
-        def kept() -> None:
+        def keep() -> None:
             self._store.write_adapter(task.update.version, engine.adapter.astype("<f4", copy=False).tobytes())
-            told()
 
-        return ArrivingVersion(task, held, engine, engine.bundle.layout, self.pieces, kept)
+        return ArrivingVersion(task, held, engine, engine.bundle.layout, self.pieces, keep, tell)
 
     def forget_adapter(self) -> None:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
@@ -157,8 +158,9 @@ class Holdings:
     def put(self, supplies: Supplies) -> dict[bytes, int]:
         """Puts scale and guides into the engine; answers under which index each guide is known there."""
         engine = self._loaded()
-        engine.set_scale(supplies.scale)
-        return engine.set_guides(supplies.guides)
+        with engine.lock:
+            engine.set_scale(supplies.scale)
+            return engine.set_guides(supplies.guides)
 
     # --- scale and guides -----------------------------------------------------------------------------------
 
@@ -187,12 +189,11 @@ class Holdings:
         """
         announced = [*([version] if version else []), *task.directions.guides]
         self.pieces.keep_only({guide.sha256 for guide in announced})
-        counts = self._loaded().segment_counts
+        counts, name = self._loaded().segment_counts, version.sha256 if version else b""
 
         def stream(start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
-            return self._cloud.stream_guides(task.task_id, start)
+            return self._cloud.stream_guides(task.task_id, start, name)
 
-        name = version.sha256 if version else b""
         return Arrivals(announced, counts, self.pieces, stream, stopped, name)
 
     def guides(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> dict[bytes, Slices]:

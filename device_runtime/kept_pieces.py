@@ -6,6 +6,7 @@ names a guide of the task before.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -22,18 +23,23 @@ class KeptPieces:
 
     def __init__(self, store: Store, counts: Callable[[], Mapping[int, int]]) -> None:
         self._store, self._counts = store, counts
+        self._changing = threading.Lock()  # a stream that was left may still add its last piece
         self._fresh: dict[tuple[bytes, int], Piece] = {}  # arrived, not on disk yet
 
     def keep_only(self, names: Collection[bytes]) -> None:
         """Drops what has another name."""
-        self._fresh.clear()
-        kept = {
-            name: pieces for name, pieces in self._store.state.guides.items() if bytes.fromhex(name) in names
-        }
-        self._store.update(guides=kept)
-        self._store.keep_only(
-            "guides", [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
-        )
+        wanted = {name.hex() for name in names}
+        with self._changing:
+            self._fresh.clear()
+            kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in wanted}
+            self._store.update(guides=kept)
+            files = [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
+            self._store.keep_only("guides", files)
+
+    def drop(self, name: bytes) -> None:
+        """Drops what has this name: it arrived as it was sent, and is of no use."""
+        others = set(self._store.state.guides) - {name.hex()}
+        self.keep_only({bytes.fromhex(other) for other in others})
 
     def guide(self, sha256: bytes) -> Slices | None:
         """All of a guide that was kept, or None."""
@@ -75,10 +81,12 @@ class KeptPieces:
 
     def keep_piece(self, piece: Piece) -> None:
         """Keeps a piece on disk."""
-        guides = self._store.state.guides
-        mine: dict[str, list[int | str]] = {
-            **guides.get(piece.guide.hex(), {}),
-            str(piece.segment): [int(piece.encoding), self._store.write("guides", piece.data)],
-        }
-        self._store.update(guides=guides | {piece.guide.hex(): mine})
+        with self._changing:
+            written = self._store.write("guides", piece.data)
+            guides = self._store.state.guides
+            mine: dict[str, list[int | str]] = {
+                **guides.get(piece.guide.hex(), {}),
+                str(piece.segment): [int(piece.encoding), written],
+            }
+            self._store.update(guides=guides | {piece.guide.hex(): mine})
         self._fresh.pop((piece.guide, piece.segment), None)

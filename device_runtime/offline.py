@@ -38,7 +38,9 @@ class Offline:
         """Raises OptionError."""
         self._refuse()
 
-    def stream_guides(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
+    def stream_guides(
+        self, task_id: str, start: tuple[int, int, int], version: bytes
+    ) -> Iterator[pb.GuideChunk]:
         """Raises OptionError."""
         self._refuse()
 

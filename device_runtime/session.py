@@ -217,6 +217,7 @@ class Session:
         try:
             return self._done(task)
         except BadVersion as error:
+            self._holdings.pieces.drop(task.update.streamed.sha256)
             self._claim_none(error)
             return None
 
@@ -261,7 +262,8 @@ class Session:
         """Opens the stream of a task's guides: what is computed along them goes with it, see streamed.py."""
         sha256 = task.directions.scale_sha256
         scale = self._holdings.scale(sha256) if sha256 else None
-        engine.set_scale(scale)
+        with engine.lock:
+            engine.set_scale(scale)
         version = self._holdings.arriving(task, lambda: self._tell_version(task.update))
         announced = None if version is None else version.announced
         arrivals = opened.enter_context(self._holdings.arrivals(task, self._stretches.stopped, announced))

@@ -9,7 +9,8 @@ write.
       personal                 what personalising changed: see personal.py
       signs                    whether both signs run in one forward: see signs.py
       adapters/<sha256>        float32 bytes of the adapter version that `state` names
-      guides/<sha256>          encoded segments of the last task's guides: a record may name them
+      guides/<sha256>          encoded segments of the last task's guides, which a record may name, and of the
+                               version that came with them
       artifacts/<sha256>       downloaded files; `.part` while they are on their way
       bundles/<sha256>/        a bundle's four files, by the hash of its manifest
 

@@ -71,7 +71,8 @@ class Feed:
         self._scale, self._permit, self._note, self._version = scale, permit, note, version
         segments = {guide.sha256: tuple(guide.segments) for guide in task.guides}
         self._segments: Mapping[bytes, tuple[int, ...]] = segments
-        self.index = engine.name_guides(segments)
+        with engine.lock:  # not over anything that waits
+            self.index = engine.name_guides(segments)
         self._weighing = Weighing(task, list(segments), engine.head_segment)
         self._unweighed = set(self._weighing.segments)
         self._permitted: Disclosure | None = None
@@ -163,8 +164,9 @@ class Feed:
         """Puts a segment of every guide into the engine, and of the version that comes along; predictions may
         run while it is waited for. Answers when the work on it began.
         """
-        with nullcontext() if self._version is None else self._version.aside(), self._engine.unlocked():
-            self._arrivals.await_segment(segment)
+        if not self._arrivals.has_segment(segment):
+            with nullcontext() if self._version is None else self._version.aside(), self._engine.unlocked():
+                self._arrivals.await_segment(segment)
         arrived_ms = _now_ms()
         if self._version is not None:
             self._version.enter(segment)

@@ -166,14 +166,17 @@ class Transport:
         self._downloads.fetch(sha256, size_bytes, target, most_bytes)
         self._measure(before, started)
 
-    def stream_guides(self, task_id: str, start: tuple[int, int, int] = (0, 0, 0)) -> Iterator[pb.GuideChunk]:
-        """Yields the chunks of a task's guides from (segment, guide, byte) on, until the last.
+    def stream_guides(
+        self, task_id: str, start: tuple[int, int, int] = (0, 0, 0), version: bytes = b""
+    ) -> Iterator[pb.GuideChunk]:
+        """Yields the chunks of a task's guides from (segment, guide, byte) on, until the last; with them
+        those of the version that has this name.
 
         A broken stream goes on at the first byte that is missing. Leave it early by closing it.
 
         Raises TaskLost: check in again.
         """
-        source = GuideSource(task_id, start, self._open_stream, self.retry.clock)
+        source = GuideSource(task_id, start, version, self._open_stream, self.retry.clock)
         try:
             while True:
                 chunk = self.retry.run(source.next, self.server)

@@ -857,12 +857,15 @@ class StreamGuidesRequest(_message.Message):
     FIRST_SEGMENT_FIELD_NUMBER: _builtins.int
     FIRST_GUIDE_FIELD_NUMBER: _builtins.int
     FIRST_BYTE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     first_segment: _builtins.int
     first_guide: _builtins.int
     """position in the task's list of guides, after a streamed version"""
     first_byte: _builtins.int
     """of that guide's encoded segment"""
+    version: _builtins.bytes
+    """the name of the version that comes along; empty: none does"""
     def __init__(
         self,
         *,
@@ -870,10 +873,11 @@ class StreamGuidesRequest(_message.Message):
         first_segment: _builtins.int = ...,
         first_guide: _builtins.int = ...,
         first_byte: _builtins.int = ...,
+        version: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_byte", b"first_byte", "first_guide", b"first_guide", "first_segment", b"first_segment", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_byte", b"first_byte", "first_guide", b"first_guide", "first_segment", b"first_segment", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,7 @@ class FederationServicer:
         the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
         in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
         the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
-        NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+        NOT_FOUND     the task or the version is unknown or its lease has expired: check in again.
         OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

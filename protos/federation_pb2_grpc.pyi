@@ -74,7 +74,7 @@ class FederationStub:
     the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
     in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
     the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
-      NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+      NOT_FOUND     the task or the version is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
     SendScalars: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Scalars, _federation_pb2.ScalarsAck]
@@ -111,7 +111,7 @@ class FederationAsyncStub(FederationStub):
     the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
     in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
     the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
-      NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+      NOT_FOUND     the task or the version is unknown or its lease has expired: check in again.
       OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
     """
     SendScalars: _aio.UnaryUnaryMultiCallable[_federation_pb2.Scalars, _federation_pb2.ScalarsAck]  # type: ignore[assignment]
@@ -163,7 +163,7 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         the task's list of guides. Only a directions task has such a version, with guides, without a local step, and active
         in every segment that moved. The device measures each segment on what arrived; before a scalar is kept or leaves,
         the whole adapter must have the SHA-256 that the update names, else it drops all and checks in claiming no version.
-          NOT_FOUND     the task or the guide is unknown or its lease has expired: check in again.
+          NOT_FOUND     the task or the version is unknown or its lease has expired: check in again.
           OUT_OF_RANGE  no such segment, guide or byte to start from: start again at 0.
         """
 

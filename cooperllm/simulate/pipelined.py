@@ -4,8 +4,9 @@ flow shop says that it should have taken.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import median_low
 from typing import Any
@@ -68,7 +69,10 @@ class Pipelined:
 
     def _stages_s(self) -> list[list[float]]:
         """p(l, k): a job is a stretch of work on a segment; a segment is sampled and sent for its first."""
-        before = [{bar.segment: bar.duration_s for bar in bars} for bars in (self.sampled, self.arrived)]
+        before: list[dict[int, float]] = [defaultdict(float), defaultdict(float)]
+        for stage, bars in zip(before, (self.sampled, self.arrived), strict=True):
+            for bar in bars:  # of the link, there may be two: the version's and the guide's
+                stage[bar.segment] += bar.duration_s
         return [
             *([stage.pop(bar.segment, 0.0) for bar in self.worked] for stage in before),
             [bar.duration_s for bar in self.worked],
@@ -83,11 +87,11 @@ def pipelined(spans: Iterable[Span], number: int, device: str) -> Pipelined | No
     """
     found = [span for span in spans if span.round == number and span.segment is not None]
     own = [span for span in found if span.who == device]
-    arrivals = _merged(span for span in own if span.name in ARRIVALS)
+    arrivals = sorted((span for span in own if span.name in ARRIVALS), key=lambda span: span.end_ms)
     work = sorted((span for span in own if span.name in WORK), key=lambda span: span.start_ms)
-    if not arrivals or not work:
+    wanted = {span.segment for span in arrivals if span.name == "guide_arrived"}
+    if not wanted or not work:
         return None
-    wanted = {span.segment for span in arrivals}
     sampling = sorted(
         (s for s in found if s.who == CLOUD and s.name == "guide_sampled" and s.segment in wanted),
         key=lambda span: span.end_ms,
@@ -105,8 +109,11 @@ def pipelined(spans: Iterable[Span], number: int, device: str) -> Pipelined | No
     arrived: list[Bar] = []
     free_ms = zero_ms
     for span in arrivals:
-        # Nobody knows when the first was asked for, unless the cloud tells when it sent it.
+        # Nobody knows when the first was asked for, unless the cloud tells when it sent it. A version's are
+        # there from the start.
         known_ms, otherwise_ms = (ready_ms | sent_ms, free_ms) if arrived else (sent_ms, span.start_ms)
+        if span.name != "guide_arrived":
+            known_ms = {}
         could_ms = known_ms.get(span.segment, otherwise_ms)
         arrived.append(_bar(span, zero_ms, min(max(free_ms, could_ms), span.start_ms)))
         free_ms = span.end_ms
@@ -161,16 +168,6 @@ def _stretches(bars: Sequence[Bar]) -> tuple[Bar, ...]:
         group = list(same)
         found.append(Bar(segment, group[0].start_s, max(bar.end_s for bar in group)))
     return tuple(found)
-
-
-def _merged(arrivals: Iterable[Span]) -> list[Span]:
-    """One span a segment, from the first byte of its version's piece, or its guide's, to the last byte."""
-    found: dict[int | None, Span] = {}
-    for span in sorted(arrivals, key=lambda span: span.end_ms):
-        first = found.get(span.segment, span)
-        start_ms = min(first.start_ms, span.start_ms)
-        found[span.segment] = replace(span, start_ms=start_ms)
-    return sorted(found.values(), key=lambda span: span.end_ms)
 
 
 def _clipped(span: Span, start_ms: float) -> Span:

@@ -70,7 +70,7 @@ def encode_delta(
     """
     layout.check(before)
     layout.check(after)
-    difference = (_steps(after, layout.tensors) - _steps(before, layout.tensors)).astype(np.int32)
+    difference = _difference(before, after, layout.tensors)
     header = _HEADER.pack(_MAGIC, _FORMAT, layout.parameters, adapter_sha256(before), adapter_sha256(after))
     return header + encode(difference)
 
@@ -93,7 +93,7 @@ def decode_delta(
         difference = decode(delta[_HEADER.size :], layout.parameters)
     except CodeError as error:
         raise VersionError("a delta does not hold its parameters' steps: fetch it again") from error
-    after = _stepped(_steps(before, layout.tensors) + difference, layout.tensors)
+    after = _stepped(before, difference, layout.tensors)
     if adapter_sha256(after) != after_sha256:
         raise VersionError("a delta does not lead to the adapter it names: fetch a snapshot")
     return after
@@ -107,9 +107,7 @@ def encode_piece(
     encode: Callable[[NDArray[np.int32]], bytes] = encode_integers,
 ) -> bytes:
     """Return the piece of one segment that leads from one adapter, or from none, to another; both (n,)."""
-    tensors = layout.segment_tensors(segment)
-    steps = _steps(after, tensors)
-    return encode((steps if before is None else steps - _steps(before, tensors)).astype(np.int32))
+    return encode(_difference(before, after, layout.segment_tensors(segment)))
 
 
 def decode_piece(
@@ -126,26 +124,38 @@ def decode_piece(
     """
     tensors = layout.segment_tensors(segment)
     try:
-        steps = decode(piece, sum(tensor.count for tensor in tensors)).astype(np.int64)
+        difference = decode(piece, sum(tensor.count for tensor in tensors))
     except CodeError as error:
         raise VersionError("a version's piece does not hold its segment's steps: stream it again") from error
-    return _stepped(steps if before is None else steps + _steps(before, tensors), tensors)
+    return _stepped(before, difference, tensors)
 
 
-def _steps(adapter: NDArray[np.float32], tensors: Sequence[LayoutTensor]) -> NDArray[np.int64]:
-    """Grid steps of neighbouring tensors, one after the other; `adapter` is whole."""
-    parts = [to_steps(adapter[tensor.span], tensor.exponent).astype(np.int64) for tensor in tensors]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _stepped(steps: NDArray[np.int64], tensors: Sequence[LayoutTensor]) -> NDArray[np.float32]:
-    """The same backwards. Raises VersionError where steps leave the grid's range."""
-    values, start = np.empty(steps.size, dtype=np.float32), 0
+def _difference(
+    before: NDArray[np.float32] | None, after: NDArray[np.float32], tensors: Sequence[LayoutTensor]
+) -> NDArray[np.int32]:
+    """Grid steps of neighbouring tensors between two whole adapters, or from zero."""
+    difference, start = np.empty(sum(tensor.count for tensor in tensors), np.int32), 0
     for tensor in tensors:
-        span = slice(start, start + tensor.count)
-        if np.any(np.abs(steps[span]) >= STEPS):
+        steps = to_steps(after[tensor.span], tensor.exponent)
+        if before is not None:
+            steps -= to_steps(before[tensor.span], tensor.exponent)
+        difference[start : start + tensor.count] = steps.astype(np.int32)
+        start += tensor.count
+    return difference
+
+
+def _stepped(
+    before: NDArray[np.float32] | None, difference: NDArray[np.int32], tensors: Sequence[LayoutTensor]
+) -> NDArray[np.float32]:
+    """The same backwards: these tensors' values after it."""
+    values, start = np.empty(difference.size, dtype=np.float32), 0
+    for tensor in tensors:
+        steps = difference[start : start + tensor.count].astype(np.float64)
+        if before is not None:
+            steps += to_steps(before[tensor.span], tensor.exponent)
+        if np.any(np.abs(steps) >= STEPS):
             raise VersionError(f"a version leads {tensor.name} out of its range: fetch a snapshot")
-        values[span] = from_steps(steps[span].astype(np.float64), tensor.exponent)
+        values[start : start + tensor.count] = from_steps(steps, tensor.exponent)
         start += tensor.count
     return values
 

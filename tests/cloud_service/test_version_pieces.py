@@ -16,7 +16,7 @@ from cloud_service.shelf import Piece, Shelf
 from cloud_service.store import Store
 from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces, streamable
 from cloud_service.wire import WireError
-from device_runtime.core.kernels import decode_piece
+from device_runtime.core.kernels import decode_delta, decode_piece
 from device_runtime.zo.grid import round_to_grid
 from protos import federation_pb2 as pb
 from tests.cloud_service.test_guides_on_their_way import GUIDES, LAYOUT, VALUES, plan_at
@@ -43,8 +43,9 @@ class Cloud(NamedTuple):
 
     def announce(self, start: int) -> tuple[pb.Guide, dict[int, Piece]]:
         with self.store.transaction() as connection:
-            guide = self.pieces.announce(connection, start, 2, ADAPTERS.__getitem__)
-            return guide, self.pieces.pieces(connection, start, 2)
+            guide = self.pieces.announce(connection, start, 2, ADAPTERS.__getitem__, LAYOUT.segments)
+            assert guide is not None
+            return guide, self.pieces.named(connection, guide.sha256, 2)
 
     def stream(self, version: dict[int, Piece], *start: int) -> Iterator[pb.GuideChunk | None]:
         segment, guide, byte = start or (0, 0, 0)
@@ -77,7 +78,39 @@ def test_pieces_lead_to_the_version_and_outlive_the_process(cloud: Cloud, tmp_pa
 
 
 def test_the_name_says_where_the_pieces_start(cloud: Cloud) -> None:
-    assert cloud.announce(NOTHING)[0].sha256 != cloud.announce(1)[0].sha256
+    zeros = np.zeros(LAYOUT.parameters, np.float32)
+    rows = [
+        cloud.pieces.coded(start, 2, before, ADAPTERS[2])
+        for start, before in ((NOTHING, None), (0, zeros), (1, zeros))
+    ]
+    assert len({row["name"] for found in rows for row in found}) == 3
+    assert len({row["sha256"] for found in rows for row in found}) == len(LAYOUT.segments)
+
+
+def test_what_moved_elsewhere_is_not_announced(cloud: Cloud) -> None:
+    with cloud.store.transaction() as connection:
+        announced = cloud.pieces.announce(connection, 1, 2, ADAPTERS.__getitem__, (0, 1))
+        assert announced is None
+        assert cloud.pieces.announce(connection, 1, 2, ADAPTERS.__getitem__, (0, 2)) is not None
+        assert cloud.pieces.announce(connection, 1, 2, ADAPTERS.__getitem__, (0, 1)) is None
+
+
+def test_a_delta_over_several_versions_is_coded_once_and_goes(cloud: Cloud) -> None:
+    asked: list[int] = []
+
+    def rebuild(number: int) -> NDArray[np.float32]:
+        asked.append(number)
+        return ADAPTERS[number]
+
+    with cloud.store.transaction() as connection:
+        sha256, size_bytes = cloud.pieces.in_one(connection, 1, 2, rebuild)
+        assert cloud.pieces.in_one(connection, 1, 2, rebuild) == (sha256, size_bytes)
+        assert asked == [1, 2]
+        after = decode_delta(cloud.artifacts.get(sha256), ADAPTERS[1], LAYOUT)
+        assert np.array_equal(after, ADAPTERS[2])
+        assert cloud.pieces.announce(connection, 1, 2, rebuild, LAYOUT.segments) is not None
+        prune_pieces(connection, cloud.artifacts, 4)
+    assert not cloud.artifacts.path(sha256).exists()
 
 
 def test_a_segments_version_comes_before_its_guide_and_need_not_wait(cloud: Cloud) -> None:
@@ -112,12 +145,13 @@ def test_a_broken_stream_goes_on_at_any_byte(cloud: Cloud) -> None:
 
 
 def test_pieces_to_earlier_versions_go(cloud: Cloud) -> None:
-    _, pieces = cloud.announce(1)
+    guide, pieces = cloud.announce(1)
     with cloud.store.transaction() as connection:
-        prune_pieces(connection, cloud.artifacts, 2)
-        assert cloud.pieces.pieces(connection, 1, 2) == pieces
         prune_pieces(connection, cloud.artifacts, 3)
-        assert cloud.pieces.pieces(connection, 1, 2) == {}
+        assert cloud.pieces.named(connection, guide.sha256, 2) == pieces
+        assert cloud.pieces.named(connection, guide.sha256, 3) == {}
+        prune_pieces(connection, cloud.artifacts, 4)
+        assert cloud.pieces.named(connection, guide.sha256, 2) == {}
     assert not any(cloud.artifacts.path(piece.sha256).exists() for piece in pieces.values())
 
 

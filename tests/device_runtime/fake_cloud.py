@@ -36,6 +36,7 @@ class FakeCloud:
     reports: list[pb.Report] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     streamed: list[str] = field(default_factory=list)
+    versions: list[bytes] = field(default_factory=list)
     traffic: Counts = field(default_factory=Counts)
 
     def _count(self) -> None:
@@ -88,9 +89,12 @@ class FakeCloud:
             raise ArtifactError("altered")
         target.write_bytes(data)
 
-    def stream_guides(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
+    def stream_guides(
+        self, task_id: str, start: tuple[int, int, int], version: bytes = b""
+    ) -> Iterator[pb.GuideChunk]:
         self._count()
         self.streamed.append(task_id)
+        self.versions.append(version)
         for chunk in self.chunks[task_id]:
             if (chunk.segment, chunk.guide, chunk.offset_bytes) >= start:
                 yield chunk

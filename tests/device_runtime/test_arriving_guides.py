@@ -96,7 +96,9 @@ class Gate:
         self.breaks: set[int] = set()
         world.cloud.stream_guides = self.stream  # type: ignore[method-assign]
 
-    def stream(self, task_id: str, start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
+    def stream(
+        self, task_id: str, start: tuple[int, int, int], version: bytes = b""
+    ) -> Iterator[pb.GuideChunk]:
         self.opened.append(start)
         for chunk in self._chunks[task_id]:
             if (chunk.segment, chunk.guide, chunk.offset_bytes) >= start:

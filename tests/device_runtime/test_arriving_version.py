@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_scalars_and_adapter_are_those_of_a_snapshot(
     assert world.cloud.reports[-1].adapter_sha256 == adapter_sha256(second(world))
     assert_holds(world, second(world), 2)
     assert all(request.streams_versions for request in world.cloud.check_ins)
+    assert world.cloud.versions == [NAME]
     assert world.told() == [
         "check_in", "task", "fetch", "guides", "compute", "version 2 streamed", "computed",
         "report", "report OK",
@@ -196,8 +198,7 @@ def test_of_a_bad_version_nothing_is_used_and_a_snapshot_is_asked_for(
     assert world.store.progress.of("task-2") == []
     assert world.engine.adapter.tobytes() == world.adapter.tobytes()
     reply = in_stream(world, 2, None, second(world))
-    reply.task.update.streamed.sha256 = b"w" * 32
-    world.turn(reply)
+    world.turn(reply)  # under the same name: nothing of the bad one was kept
     assert not world.cloud.check_ins[-1].adapter_sha256
     assert world.status == "OK"
     assert list(world.cloud.reports[-1].scalars) == scalars_by_snapshot(tmp_path / "by snapshot")
@@ -250,6 +251,52 @@ def test_a_guides_encoding_is_none_of_a_versions(
     world.turn(reply)
     assert world.status == "UNSUPPORTED_TASK"
     assert_holds(world, world.adapter, 1)
+
+
+def test_a_kept_piece_of_a_version_is_no_guide(tmp_path: Path) -> None:
+    """A later task whose guide has the version's name, and nothing to send."""
+    world = at_version_1(tmp_path)
+    world.turn(in_stream(world, 2, world.adapter, second(world)))
+    reply = guided(world, 3, coded=True)
+    reply.task.update.CopyFrom(world.snapshot(second(world), 2))
+    reply.task.directions.guides[0].sha256 = NAME
+    reply.task.directions.steps[0].directions[0].guides[0].guide_sha256 = NAME
+    world.turn(reply)
+    assert world.status == "BAD_ARTIFACT"
+
+
+def test_two_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    world = at_version_1(tmp_path)
+    reply = in_stream(world, 2, world.adapter, second(world))
+    reply.task.update.streamed.sha256 = reply.task.directions.guides[0].sha256
+    world.turn(reply)
+    assert world.status == "UNSUPPORTED_TASK"
+
+
+def test_predictions_meanwhile_are_those_of_one_version(tmp_path: Path) -> None:
+    world = at_version_1(tmp_path)
+    rows = world.bundle.manifest.chain.batch_examples  # one batch: it is computed at once
+    texts = [example.text for example in world.examples[:rows]]
+
+    def predicted() -> bytes:
+        return b"".join(logits.tobytes() for logits in world.engine.classify(texts))
+
+    ends, seen = threading.Event(), [predicted()]
+
+    def predict() -> None:
+        while not ends.is_set():
+            seen.append(predicted())
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        world.turn(in_stream(world, 2, world.adapter, second(world)))
+    finally:
+        ends.set()
+        thread.join()
+    assert world.status == "OK"
+    assert len(seen) > 2
+    assert {predicted(), seen[0]} >= set(seen)
 
 
 def test_a_job_that_is_over_streams_nothing(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_lease_that_ends_while_guides_stream_is_dropped(world: World) -> None:
     wanted = directions()
     wanted.guides.append(pb.Guide(sha256=b"g" * 32, segments=[1]))
 
-    def lost(task_id: str, start: tuple[int, int, int]) -> Any:
+    def lost(task_id: str, start: tuple[int, int, int], version: bytes) -> Any:
         raise TaskLost("expired")
 
     world.cloud.stream_guides = lost  # type: ignore[method-assign]

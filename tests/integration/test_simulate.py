@@ -135,9 +135,16 @@ class Killer:
         self._wait_events = self._random.randrange(1, 25)
 
 
-def killed_run(tiny_task: TinyTask, folder: Path, victim: str, seed: int, kills: int) -> tuple[Ledger, int]:
+def killed_run(
+    tiny_task: TinyTask,
+    folder: Path,
+    victim: str,
+    seed: int,
+    kills: int,
+    job: dict[str, object] | None = None,
+) -> tuple[Ledger, int]:
     killer = Killer(victim, seed, kills)
-    ledger, federation = federate(plan(tiny_task, folder), killer)
+    ledger, federation = federate(plan(tiny_task, folder, job), killer)
     return ledger, federation.restarts
 
 
@@ -149,6 +156,24 @@ def test_kill_and_restart_changes_no_bit(
     ledger, restarts = killed_run(tiny_task, tmp_path, victim, seed=0, kills=2)
     assert restarts >= 1
     assert ledger.sha256_by_version == undisturbed.sha256_by_version
+
+
+@pytest.mark.ci
+def test_kills_change_no_bit_where_versions_come_with_guides(tiny_task: TinyTask, tmp_path: Path) -> None:
+    # A level of its own for each link would be another guide.
+    job: dict[str, object] = {
+        "version_form": "delta",
+        "estimator": "zgr",
+        "guide_level": 5,
+        "evaluate_every_rounds": 0,
+    }
+    quiet, _ = federate(plan(tiny_task, tmp_path / "quiet", job))
+    forms = [device.form_by_version for device in quiet.devices.values()]
+    assert all(found[version] == "streamed" for found in forms for version in range(1, ROUNDS)), forms
+    for victim in (SERVICE, "device-1"):
+        ledger, restarts = killed_run(tiny_task, tmp_path / victim, victim, seed=0, kills=3, job=job)
+        assert restarts >= 1
+        assert ledger.sha256_by_version == quiet.sha256_by_version
 
 
 @pytest.mark.long
