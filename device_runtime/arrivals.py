@@ -21,7 +21,7 @@ Stream = Callable[[tuple[int, int, int]], Iterator[pb.GuideChunk]]  # from (segm
 
 
 class Keeper(Protocol):
-    """Where pieces are kept; see holdings.py."""
+    """Where pieces are kept; see kept_pieces.py."""
 
     def has_piece(self, guide: bytes, segment: int) -> bool: ...
 

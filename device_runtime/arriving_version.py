@@ -32,7 +32,7 @@ class Adapter(Protocol):
 
 
 class Pieces(Protocol):
-    """Where pieces lie that have arrived; see holdings.py."""
+    """Where pieces lie that have arrived; see kept_pieces.py."""
 
     def piece(self, name: bytes, segment: int) -> tuple[int, bytes] | None: ...
 

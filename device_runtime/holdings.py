@@ -21,7 +21,8 @@ from .arrivals import Arrivals
 from .arriving_version import ArrivingVersion
 from .concentration import Supplies
 from .errors import ArtifactError, BadArtifact, BundleError
-from .guides import Piece, Slices, check_piece, decode
+from .guides import Slices
+from .kept_pieces import KeptPieces
 from .store import Store
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Holdings:
         self._loading = threading.Lock()
         self.engine: Engine | None = None
         self._scale: tuple[bytes, NDArray[np.float32]] | None = None
-        self._fresh: dict[tuple[bytes, int], Piece] = {}  # of guides: arrived, not on disk yet
+        self.pieces = KeptPieces(store, lambda: self._loaded().segment_counts)
 
     # --- bundle ---------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class Holdings:
             self._store.write_adapter(task.update.version, engine.adapter.astype("<f4", copy=False).tobytes())
             told()
 
-        return ArrivingVersion(task, held, engine, engine.bundle.layout, self, kept)
+        return ArrivingVersion(task, held, engine, engine.bundle.layout, self.pieces, kept)
 
     def forget_adapter(self) -> None:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
@@ -171,31 +172,7 @@ class Holdings:
 
     def guide(self, sha256: bytes) -> Slices | None:
         """All of a guide that was kept, or None."""
-        segments = {int(segment) for segment in self._store.state.guides.get(sha256.hex(), {})}
-        segments |= {segment for name, segment in self._fresh if name == sha256}
-        if not segments:
-            return None
-        slices: Slices = {}
-        for segment in sorted(segments):
-            values = self.guide_segment(sha256, segment)
-            if values is None:
-                return None
-            slices[segment] = values
-        return slices
-
-    def guide_segment(self, sha256: bytes, segment: int) -> NDArray[np.float32] | None:
-        """One segment of a guide that was kept, or None. Raises BadArtifact where it cannot be decoded."""
-        found = self.piece(sha256, segment)
-        return None if found is None else decode(*found, self._loaded().segment_counts[segment])
-
-    def piece(self, name: bytes, segment: int) -> tuple[int, bytes] | None:
-        """How one segment of a guide or a version is encoded, and its bytes; None where it was not kept."""
-        fresh = self._fresh.get((name, segment))
-        if fresh is not None:
-            return fresh.encoding, fresh.data
-        kept = self._store.state.guides.get(name.hex(), {}).get(str(segment))
-        data = None if kept is None else self._store.read("guides", str(kept[1]))
-        return None if kept is None or data is None else (int(kept[0]), data)
+        return self.pieces.guide(sha256)
 
     def arrivals(
         self,
@@ -209,40 +186,14 @@ class Holdings:
         What was kept for earlier tasks goes only now: the record that led to this version may have named it.
         """
         announced = [*([version] if version else []), *task.directions.guides]
-        names = {guide.sha256.hex() for guide in announced}
-        self._fresh.clear()
-        kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in names}
-        self._store.update(guides=kept)
-        self._store.keep_only(
-            "guides", [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
-        )
+        self.pieces.keep_only({guide.sha256 for guide in announced})
         counts = self._loaded().segment_counts
 
         def stream(start: tuple[int, int, int]) -> Iterator[pb.GuideChunk]:
             return self._cloud.stream_guides(task.task_id, start)
 
         name = version.sha256 if version else b""
-        return Arrivals(announced, counts, self, stream, stopped, name)
-
-    def has_piece(self, guide: bytes, segment: int) -> bool:
-        """Whether a segment of a guide is here, undamaged."""
-        kept = self._store.state.guides.get(guide.hex(), {}).get(str(segment))
-        return kept is not None and self._store.read("guides", str(kept[1])) is not None
-
-    def accept_piece(self, piece: Piece) -> None:
-        """Holds a segment of a guide until it is kept. Raises BadArtifact where it cannot be decoded."""
-        check_piece(piece, self._loaded().segment_counts[piece.segment])
-        self._fresh[piece.guide, piece.segment] = piece
-
-    def keep_piece(self, piece: Piece) -> None:
-        """Keeps a segment of a guide on disk."""
-        guides = self._store.state.guides
-        mine: dict[str, list[int | str]] = {
-            **guides.get(piece.guide.hex(), {}),
-            str(piece.segment): [int(piece.encoding), self._store.write("guides", piece.data)],
-        }
-        self._store.update(guides=guides | {piece.guide.hex(): mine})
-        self._fresh.pop((piece.guide, piece.segment), None)
+        return Arrivals(announced, counts, self.pieces, stream, stopped, name)
 
     def guides(self, task: pb.Task, stopped: Callable[[], bool] = lambda: False) -> dict[bytes, Slices]:
         """All guides of a task, decoded, once all are here. Raises as Arrivals does."""

@@ -270,7 +270,7 @@ class Session:
             return allow_scalars(task, wanted, engine, self._budget, self._store.state)
 
         note = self._journal.segment_span
-        feed = Feed(task.directions, engine, arrivals, self._holdings, scale, allow, note, version)
+        feed = Feed(task.directions, engine, arrivals, self._holdings.pieces, scale, allow, note, version)
         return Ready(guide_index=feed.index, feed=feed)
 
     def _reach(self, update: pb.VersionUpdate) -> None:

@@ -38,7 +38,7 @@ Note = Callable[[str, int, float, float], None]  # (span's name, segment, start_
 
 
 class Pieces(Protocol):
-    """Where pieces lie that have arrived; see holdings.py."""
+    """Where pieces lie that have arrived; see kept_pieces.py."""
 
     def guide_segment(self, sha256: bytes, segment: int) -> NDArray[np.float32] | None: ...
 

@@ -189,8 +189,19 @@ class Transport:
     # --- one call -------------------------------------------------------------------------------------------
 
     def _open(self) -> grpc.Channel:
+        # A connection that has died without a sign, say with a network that the phone has left, is noticed
+        # while a stream waits; else the next call would wait on the same one. An answer may have to come
+        # behind all that a slow link still carries.
+        patience_ms = int(1000 * self._deadline_s)
+        options = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", patience_ms),
+            ("grpc.keepalive_timeout_ms", 2 * patience_ms),
+            ("grpc.http2.ping_timeout_ms", 2 * patience_ms),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
         if not self._tls:
-            return grpc.insecure_channel(self.server, options=_OPTIONS)
+            return grpc.insecure_channel(self.server, options=options)
         roots = None
         if self._ca_file is not None:
             try:
@@ -199,7 +210,7 @@ class Transport:
                 raise OptionError(
                     f"cannot read {self._ca_file}: {error.strerror}: name a PEM file"
                 ) from error
-        return grpc.secure_channel(self.server, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+        return grpc.secure_channel(self.server, grpc.ssl_channel_credentials(roots), options=options)
 
     def _open_stream(self, request: pb.StreamGuidesRequest) -> Any:
         self.traffic.sent(request.ByteSize())

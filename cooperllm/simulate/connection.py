@@ -63,6 +63,11 @@ class Connection:
             self._near.close()
             far.close()
 
+    def silence(self) -> None:
+        """Carry nothing more, and let neither side know, as when a phone has left a network."""
+        for pump in self._pumps:
+            pump.silent = True
+
     def abort(self) -> None:
         """Break it off: both sides see a reset."""
         for pump in self._pumps:
@@ -78,7 +83,7 @@ class _Pump:
         self._source, self._sink, self._way, self._meter = source, sink, way, meter
         self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         self._room = asyncio.Event()
-        self.held_bytes, self.broken = 0, False
+        self.held_bytes, self.broken, self.silent = 0, False, False
 
     async def read(self) -> None:
         """Take pieces in, and give each the time at which it arrives; wait while too much is on its way."""
@@ -103,6 +108,8 @@ class _Pump:
                 await asyncio.sleep(left_s)
             if self.broken:
                 return
+            if self.silent:
+                await asyncio.Event().wait()  # until it is broken off
             if not data:
                 break
             await loop.sock_sendall(self._sink, data[: self._meter.grant(len(data))])

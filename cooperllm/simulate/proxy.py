@@ -109,6 +109,15 @@ class Proxy:
         """Break all connections now; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._break_all)
 
+    def silence(self) -> None:
+        """From now on the connections that are open carry nothing, without a sign; new ones are as ever."""
+
+        def work() -> None:
+            for connection in tuple(self._connections):
+                connection.silence()
+
+        self._loop.call_soon_threadsafe(work)
+
     def reset_after(self, down_bytes: int) -> None:
         """Break all connections once so many more bytes have come down: not one byte later."""
 

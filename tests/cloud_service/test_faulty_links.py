@@ -46,13 +46,14 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
 class Device:
     """A Transport behind a link, and its task."""
 
-    def __init__(self, serving: Wide, proxies: Proxies, link: Link = LINK) -> None:
+    def __init__(self, serving: Wide, proxies: Proxies, link: Link = LINK, deadline_s: float = 30.0) -> None:
         self.proxy: Proxy = proxies.add(link, serving.targets)
         grpc, http = self.proxy.ports
         self.transport = Transport(
             f"127.0.0.1:{grpc}",
             Identity.generate(),
             artifacts_url=f"http://127.0.0.1:{http}",
+            deadline_s=deadline_s,
             retry=Retry(first_pause_s=0.05),
         )
         self.transport.enroll()
@@ -128,6 +129,20 @@ def test_a_stall_inside_a_guide_costs_time_alone(serving: Wide, proxies: Proxies
     assert_whole(got, serving)
     assert handed.starts == [(0, 0)]
     assert sum(handed.size_bytes.values()) == 4 * serving.layout.parameters
+    device.transport.close()
+
+
+@pytest.mark.ci
+def test_a_link_that_dies_without_a_sign_is_left(serving: Wide, proxies: Proxies, handed: Handed) -> None:
+    device = Device(serving, proxies, deadline_s=2.0)
+    start_s, got = time.monotonic(), []
+    for chunk in device.chunks():
+        got.append(chunk)
+        if len(got) == 20:
+            device.proxy.silence()
+    assert_whole(got, serving)
+    assert len(handed.starts) == 2
+    assert time.monotonic() - start_s < 12.0  # a stream may take 20 s
     device.transport.close()
 
 

@@ -163,6 +163,9 @@ internal class Transport(
         if (!address.tls) builder.usePlaintext()
         if (address.tls && address.sockets != null) builder.sslSocketFactory(address.sockets)
         builder.flowControlWindow(WINDOW_BYTES)
+        // A connection that has died without a sign, say with a network that the phone has left, is noticed while a
+        // call waits. An answer may have to come behind all that a slow link still carries.
+        builder.keepAliveTime(deadlineMs, TimeUnit.MILLISECONDS).keepAliveTimeout(2 * deadlineMs, TimeUnit.MILLISECONDS)
         // The pauses that matter are Retry's.
         return builder.maxInboundMessageSize(MOST_MESSAGE_BYTES).disableRetry().build()
     }
