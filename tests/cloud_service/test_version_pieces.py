@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from cloud_service import guide_stream
 from cloud_service.artifacts import Artifacts
+from cloud_service.plan import RoundState
 from cloud_service.shelf import Piece, Shelf
-from cloud_service.store import Store
+from cloud_service.store import Store, latest_version, versions
 from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces, streamable
+from cloud_service.versions import Chain, version_row
 from cloud_service.wire import WireError
 from device_runtime.core.kernels import decode_piece
 from device_runtime.zo.grid import round_to_grid
@@ -126,3 +131,24 @@ def test_only_tasks_that_run_segment_by_segment_get_versions_so() -> None:
     assert streamable(plan, "a") == set(LAYOUT.segments)
     assert not streamable(plan, "b")
     assert not streamable(plan_at(LEVEL, in_turn=True)[0], "a")
+
+
+def test_the_stream_brings_what_was_announced_whoever_had_a_snapshot_since(cloud: Cloud) -> None:
+    rows: list[dict[str, Any]] = []
+    states = {number: RoundState(number, values) for number, values in ADAPTERS.items()}
+    for number, state in states.items():
+        rows.append(version_row(cloud.artifacts, LAYOUT, states.get(number - 1), state, None, number == 1))
+    rows[1]["delta_size_bytes"] = 4 * LAYOUT.parameters + 1  # less than a snapshot with its header
+    chain = Chain(cloud.artifacts, LAYOUT, "auto")
+    facts = {"client_id": "0" * 64, "adapter_version": 1, "adapter_sha256": rows[0]["adapter_sha256"]}
+    client: Any = SimpleNamespace(**facts)
+    newcomer: Any = SimpleNamespace(**facts | {"adapter_version": 0, "adapter_sha256": ""})
+    with cloud.store.transaction() as connection:
+        for row in rows:
+            connection.execute(sa.insert(versions).values(**row))
+        update = chain.update(connection, client, latest_version(connection), LAYOUT.segments)
+        assert chain.update(connection, newcomer, latest_version(connection)).WhichOneof("form") == "snapshot"
+        pieces = chain.in_stream(connection, client, latest_version(connection), LAYOUT.segments)
+    assert sorted(pieces) == list(update.streamed.segments)
+    names = hashlib.sha256("".join(piece.sha256 for piece in pieces.values()).encode())
+    assert names.digest() == update.streamed.sha256
