@@ -87,8 +87,8 @@ class VersionPieces:
 
 
 def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> None:
-    """Forgets the pieces that lead to earlier versions: nobody is sent there any more."""
-    old = version_pieces.c.number < newest
+    """Forgets the pieces that lead to versions before the last one: to that, a stream may still be under way."""
+    old = version_pieces.c.number < newest - 1
     names = sa.select(version_pieces.c.sha256)
     gone = set(connection.execute(names.where(old)).scalars())
     for name in gone - set(connection.execute(names.where(~old)).scalars()):
