@@ -87,7 +87,7 @@ class VersionPieces:
 
 
 def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> None:
-    """Forgets the pieces that lead to versions before the last one: to that, a stream may still be under way."""
+    """Forgets the pieces that lead to old versions; to the last but one, a stream may still be under way."""
     old = version_pieces.c.number < newest - 1
     names = sa.select(version_pieces.c.sha256)
     gone = set(connection.execute(names.where(old)).scalars())

@@ -180,7 +180,7 @@ class Chain:
         wanted = self._wanted(client.client_id, target.number)
         steps = self._steps(connection, client, target.number)
         records, cost_bytes = self._records(connection, client.client_id, steps)
-        # The same for all of a round, whoever has a snapshot made: the stream brings what a check-in announced.
+        # The same for all of a round: the stream has to bring what a check-in announced.
         whole_bytes = 4 * self.layout.parameters
         delta_bytes = sum(row.delta_size_bytes for row in steps)
         if wanted == "auto":
