@@ -175,7 +175,8 @@ class Chain:
         wanted = self._wanted(client.client_id, target.number)
         steps = self._steps(connection, client, target.number)
         records, cost_bytes = self._records(connection, client.client_id, steps)
-        whole_bytes = target.snapshot_size_bytes or 4 * self.layout.parameters
+        # The same for all of a round: the stream has to bring what a check-in announced.
+        whole_bytes = 4 * self.layout.parameters
         delta_bytes = sum(row.delta_size_bytes for row in steps)
         if wanted == "auto":
             sizes = {

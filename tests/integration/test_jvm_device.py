@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from device_runtime.examples import Example
+from device_runtime.guides import OF_VERSIONS
 from device_runtime.identity import Identity
 from device_runtime.store import Store
 from protos import federation_pb2 as pb
 from tests.cloud_service.small_service import small_job, started
 from tests.device_runtime.toy_bundle import open_toy_bundle, toy_examples
 from tests.integration.jvm_device import JvmDevice
-from tests.integration.test_devices_and_service import JOB, Running, published
+from tests.integration.test_devices_and_service import GUIDED, JOB, Running, published
 
 pytestmark = pytest.mark.ci
 TIMEOUT_S = 120
@@ -53,8 +54,10 @@ def events_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     ("form", "job", "expected"),
     [
         ("record", {"momentum": 0.0}, "records"),
-        ("delta", {}, "delta"),
+        ("delta", {}, "streamed"),  # of the head alone, which alone moves
+        ("delta", GUIDED, "streamed"),
         ("snapshot", {}, "snapshot"),
+        ("snapshot", GUIDED, "streamed"),
         ("mixed", MIXED, "records"),
         ("record", {"momentum": 0.0, "guide_weight": 0.0} | PREFIXES, "records"),
     ],
@@ -84,7 +87,13 @@ def test_all_adapters_are_the_clouds_after_every_round(
     assert events[-1]["label"] in bundle.class_names
     with closing(Store(tmp_path / "kotlin")) as store:
         kept = [int(piece[0]) for pieces in store.state.guides.values() for piece in pieces.values()]
-    assert set(kept) == (set() if job.get("guide_weight") == 0.0 else {pb.GUIDE_ENCODING_CODED})
+    assert set(kept) - set(OF_VERSIONS) == (
+        set() if job.get("guide_weight") == 0.0 else {pb.GUIDE_ENCODING_CODED}
+    )
+    if expected == "streamed":
+        of_version = pb.GUIDE_ENCODING_STEPS if form == "delta" else pb.GUIDE_ENCODING_WHOLE_STEPS
+        assert of_version in kept
+        assert expected in python[0].forms & python[1].forms
 
 
 def test_a_label_outside_the_classes_and_a_long_text_are_counted(tmp_path: Path, jvm: JvmDevice) -> None:

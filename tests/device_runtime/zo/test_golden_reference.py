@@ -10,7 +10,7 @@ import pytest
 from device_runtime.core import kernels
 from device_runtime.zo import grid, philox, version
 from device_runtime.zo.layout import Layout, LayoutTensor
-from tests.golden import make
+from tests.golden import make, make_pieces
 from tests.golden.blob import FOLDER, read_cases
 
 
@@ -51,6 +51,25 @@ def test_golden_deltas_lead_to_their_adapters() -> None:
         assert again == delta
         assert kernels.encode_delta(case["before"], case["after"], layout) == delta
         assert kernels.decode_delta(delta, case["before"], layout).tobytes() == case["after"].tobytes()
+
+
+def test_golden_pieces_lead_where_their_delta_does(tmp_path: Path) -> None:
+    make_pieces.main([str(tmp_path)])
+    for name in ("pieces.json", "pieces.bin"):
+        assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
+    layout = make_pieces.golden_layout()
+    for case in read_cases("pieces"):
+        before, after = case["before"], case["after"]
+        assert version.decode_delta(case["delta"].tobytes(), before, layout).tobytes() == after.tobytes()
+        arriving = before.copy()
+        for piece in case["pieces"]:
+            steps, whole, k = piece["steps"].tobytes(), piece["whole"].tobytes(), piece["segment"]
+            assert kernels.encode_piece(before, after, layout, k) == steps
+            arriving[layout.segment_slice(k)] = kernels.decode_piece(steps, before, layout, k)
+            assert np.array_equal(
+                kernels.decode_piece(whole, None, layout, k), after[layout.segment_slice(k)]
+            )
+        assert arriving.tobytes() == after.tobytes()
 
 
 def test_golden_roundings_keep_no_negative_zero() -> None:

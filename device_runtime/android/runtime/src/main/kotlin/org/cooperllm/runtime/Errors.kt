@@ -172,10 +172,16 @@ public class UnsupportedTask(
 ) : TaskRefused("UNSUPPORTED_TASK", message)
 
 /** An adapter version, scale or guide failed its checks. It was dropped; the cloud sends it again. */
-public class BadArtifact(
+public open class BadArtifact(
     message: String,
     cause: Throwable? = null,
 ) : TaskRefused("BAD_ARTIFACT", message, cause)
+
+/** An adapter version failed its checks. It was dropped; check in claiming none, and the cloud sends it whole. */
+public class BadVersion(
+    message: String,
+    cause: Throwable? = null,
+) : BadArtifact(message, cause)
 
 /** The program could not be loaded or run. Export the bundle with the ExecuTorch that this release names. */
 public class ProgramError(

@@ -26,8 +26,9 @@ internal interface PieceKeeper {
     fun keep(piece: Piece)
 }
 
-/** When a piece of a segment arrived, from its first byte to its last. */
+/** When a piece of a segment arrived, from its first byte to its last; [name] is that of its span. */
 internal class Arrival(
+    val name: String,
     val segment: Int,
     val startMs: Double,
     val endMs: Double,
@@ -35,7 +36,8 @@ internal class Arrival(
 
 /**
  * All guides of one task, on their way but for those that are here: one coroutine takes them off the wire, another
- * thread waits for the segment that it needs. [stream] gives the chunks from a position on.
+ * thread waits for the segment that it needs. [stream] gives the chunks from a position on. What has the name [version]
+ * among those announced is the adapter version that they are about.
  *
  * Every piece is on disk, encoded, before anybody hears of it, so that it is there again for the next group of directions
  * and for the record that names it, and so that a broken session goes on behind it.
@@ -47,9 +49,10 @@ internal class Arrivals(
     layout: Layout,
     private val keeper: PieceKeeper,
     private val clockMs: () -> Double,
+    private val version: ByteString = ByteString.EMPTY,
     private val stream: (GuidePosition) -> Flow<GuideChunk>,
 ) {
-    private val assembly = GuideAssembly(announced, layout, keeper::isHere)
+    private val assembly = GuideAssembly(announced, layout, version, keeper::isHere)
     private val gate = ReentrantLock()
     private val changed = gate.newCondition()
 
@@ -87,7 +90,8 @@ internal class Arrivals(
                     assembly.add(chunk)?.let {
                         keeper.keep(it)
                         isLast = false
-                        tell(Arrival(it.segment, startMs, clockMs()))
+                        val name = if (it.guide == version) "version_arrived" else "guide_arrived"
+                        tell(Arrival(name, it.segment, startMs, clockMs()))
                     }
                     assembly.isComplete
                 } ?: throw ArtifactError("segments of a guide are missing: stream the guides again")

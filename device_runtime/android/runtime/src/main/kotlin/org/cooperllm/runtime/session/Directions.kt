@@ -42,7 +42,7 @@ internal class Directions(
         return stretches.compute(task, ready, engine, private).copy(cost = cost)
     }
 
-    /** The stream ends with the work, however that ends. */
+    /** The stream, which may bring the adapter version too, ends with the work, however that ends. */
     private suspend fun findAlongStream(
         task: Task,
         engine: Engine,
@@ -52,10 +52,11 @@ internal class Directions(
             val startMs = journal.phase("guides")
             val message = task.directions
             val scale = if (message.scaleSha256.isEmpty) null else holdings.scale(message.scaleSha256)
-            val arrivals = holdings.arrivals(task.taskId, message.guidesList, journal::nowMs)
+            val version = holdings.arriving(task) { journal.version(task.update) }
+            val arrivals = holdings.arrivals(task.taskId, message.guidesList, version?.announced, journal::nowMs)
             val calls =
                 FeedCalls({ tasks.allow(task, it, engine) }, stretches::isWanted, journal::segmentSpan, journal::nowMs)
-            val feed = Feed(message, engine, arrivals, holdings.keptGuides(), scale, calls)
+            val feed = Feed(message, engine, arrivals, holdings.keptGuides(), scale, calls, version)
             journal.span("guides", startMs)
             val receiving = launch(Dispatchers.IO) { arrivals.run() }
             try {

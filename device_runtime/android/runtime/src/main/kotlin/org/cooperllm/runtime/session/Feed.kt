@@ -33,7 +33,7 @@ internal class FeedCalls(
  * next, so of the guides one segment's values are held at a time, in memory that every segment uses again. The first
  * group goes with the stream; every later one decodes the pieces again, which are on disk by then. The scalars are those
  * of whole guides, bit for bit. What the guides make of the directions (see [Weighing]) is known when all has passed
- * once; until then no scalar is kept or leaves.
+ * once, and so is whether the [version] that may come along is the promised one; until then no scalar is kept or leaves.
  */
 internal class Feed(
     private val task: DirectionsTask,
@@ -42,6 +42,7 @@ internal class Feed(
     private val pieces: KeptGuides,
     private val scale: FloatVector?,
     private val calls: FeedCalls,
+    private val version: ArrivingVersion? = null,
 ) : GuideFeed {
     private val layout = engine.bundle.layout
     private val segments: Map<ByteString, List<Int>> = task.guidesList.associate { it.sha256 to it.segmentsList }
@@ -56,7 +57,20 @@ internal class Feed(
     /** What the task discloses. Only after a measurement. */
     val cost: Cost get() = checkNotNull(permitted) { "a measurement before" }
 
+    /** Raises BadVersion where the version that came along is not what was promised. */
     override fun measure(
+        batches: List<Batch>,
+        directions: List<TaskDirection>,
+        between: Between,
+        whole: () -> Unit,
+        take: (DoubleArray) -> Unit,
+    ) = try {
+        measureAll(batches, directions, between, whole, take)
+    } finally {
+        version?.undo() // unless it was whole
+    }
+
+    private fun measureAll(
         batches: List<Batch>,
         directions: List<TaskDirection>,
         between: Between,
@@ -133,12 +147,13 @@ internal class Feed(
         }
     }
 
-    /** Holds a segment of every guide; predictions may run while it is waited for. */
+    /** Holds a segment of every guide, and puts that of the version into the adapter, once they are here. */
     private fun enter(
         segment: Int,
         isAlone: Boolean,
     ) {
-        if (!arrivals.isHere(segment)) engine.unlocked { arrivals.awaitSegment(segment, calls.goesOn) }
+        if (!arrivals.isHere(segment)) await(segment)
+        version?.enter(segment)
         val held = mutableMapOf<ByteString, FloatVector>()
         for ((name, of) in segments) {
             if (segment !in of) continue
@@ -150,6 +165,12 @@ internal class Feed(
             held[name] = values
         }
         if (segment in unweighed) weigh(segment, held)
+    }
+
+    /** Predictions may run meanwhile, on the adapter as it was. */
+    private fun await(segment: Int) {
+        val wait = { engine.unlocked { arrivals.awaitSegment(segment, calls.goesOn) } }
+        if (version == null) wait() else version.aside(wait)
     }
 
     /** As much of a guide's own memory as a segment needs. */
@@ -175,8 +196,9 @@ internal class Feed(
         unweighed -= segment
     }
 
-    /** Permits or refuses the task, once. */
+    /** Permits or refuses the task, once; on no other version than the one that was promised. */
     private fun decide() {
+        version?.complete()
         if (permitted != null) return
         for (segment in unweighed.sorted()) weigh(segment, emptyMap()) // active, but nothing of it could run
         permitted = calls.permit(weighing.verdict())
@@ -188,7 +210,7 @@ internal class Feed(
         startMs: Double,
         perturbedNs: Long,
     ) {
-        for (one in arrivals.takeArrived()) calls.note("guide_arrived", one.segment, one.startMs, one.endMs)
+        for (one in arrivals.takeArrived()) calls.note(one.name, one.segment, one.startMs, one.endMs)
         val endMs = calls.clockMs()
         val perturbedMs = minOf(endMs, startMs + perturbedNs / NS_PER_MS)
         calls.note("perturb", segment, startMs, perturbedMs)

@@ -38,13 +38,15 @@ internal data class GuidePosition(
  *
  * A guide is zero outside its segments. Segments come in ascending order, at each of them one guide after the other, each
  * piece with a hash of its own: so work on a segment can start while the next one is on the wire. What [isHere] already
- * need not arrive.
+ * need not arrive. The adapter version of their task may come the same way, as if it were the first guide: what has the
+ * name [version] among those announced.
  *
  * Raises UnsupportedTask at once when a guide names segments that this adapter does not have.
  */
 internal class GuideAssembly(
     announced: List<Guide>,
     private val layout: Layout,
+    private val version: ByteString = ByteString.EMPTY,
     isHere: (guide: ByteString, segment: Int) -> Boolean = { _, _ -> false },
 ) {
     private val names = announced.map { it.sha256 }
@@ -115,20 +117,11 @@ internal class GuideAssembly(
     ) {
         val sizeBytes = chunk.segmentSizeBytes
         val wholeBytes = FLOAT_BYTES * layout.segmentCount(chunk.segment)
-        val fits =
-            when (chunk.encoding) {
-                GuideEncoding.GUIDE_ENCODING_FLOAT32 -> {
-                    sizeBytes == wholeBytes
-                }
-
-                GuideEncoding.GUIDE_ENCODING_CODED -> {
-                    sizeBytes in 1..wholeBytes + MOST_HEADER_BYTES
-                }
-
-                else -> {
-                    throw UnsupportedTask("guide encoding ${chunk.encodingValue} is not known here: update the app")
-                }
-            }
+        if (chunk.encodingValue !in if (names[chunk.guide] == version) OF_VERSIONS else OF_GUIDES) {
+            throw UnsupportedTask("guide encoding ${chunk.encodingValue} is not known here: update the app")
+        }
+        val isPlain = chunk.encoding == GuideEncoding.GUIDE_ENCODING_FLOAT32
+        val fits = if (isPlain) sizeBytes == wholeBytes else sizeBytes in 1..wholeBytes + MOST_HEADER_BYTES
         val isSame =
             first.encoding == chunk.encoding && first.segmentSizeBytes == sizeBytes &&
                 first.segmentSha256 == chunk.segmentSha256
@@ -145,6 +138,21 @@ internal class GuideAssembly(
 
         /** By which a coded segment may be larger than its float32 values. */
         private const val MOST_HEADER_BYTES = 4096
+        private val OF_GUIDES =
+            setOf(GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE, GuideEncoding.GUIDE_ENCODING_CODED_VALUE)
+        private val OF_VERSIONS =
+            setOf(GuideEncoding.GUIDE_ENCODING_STEPS_VALUE, GuideEncoding.GUIDE_ENCODING_WHOLE_STEPS_VALUE)
+
+        /**
+         * Raises as [decode] where a guide's piece of [count] parameters cannot be decoded. A version's are checked as
+         * they enter the adapter.
+         */
+        fun check(
+            piece: Piece,
+            count: Int,
+        ) {
+            if (piece.encoding !in OF_VERSIONS) decode(piece.encoding, piece.data, count, into = null)
+        }
 
         /**
          * Writes the values of an encoded segment of [count] parameters to [into]; with null, only checks them.

@@ -5,6 +5,7 @@ import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import org.cooperllm.protos.DirectionsTask
 import org.cooperllm.protos.Guide
+import org.cooperllm.protos.Task
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.BadArtifact
@@ -87,17 +88,33 @@ internal class Holdings(
 
     // --- adapter version ----------------------------------------------------------------------------------------------
 
-    /** Brings the adapter to the version that [update] leads to, in memory and on disk. Raises BadArtifact. */
+    /** Brings the adapter to the version that [update] leads to, in memory and on disk. Raises BadVersion. */
     suspend fun reach(update: VersionUpdate) {
         val loaded = loaded()
         val state = store.state
-        val held = state.adapterVersion.takeIf { state.adapterSha256.isNotEmpty() }
-        loaded.lock.withLock { Versions(loaded.core, loaded.bundle.layout, this).reach(update, held) }
+        loaded.lock.withLock { Versions(loaded.core, loaded.bundle.layout, this).reach(update, heldVersion()) }
         val sha256 = update.adapterSha256.toByteArray().toHex()
         if (state.adapterVersion != update.version || state.adapterSha256 != sha256) {
             store.writeAdapter(update.version, bytesOf(loaded.core.adapter))
         }
     }
+
+    /** The version that comes with a task's guides, if it does; [told] is called once it is kept. */
+    fun arriving(
+        task: Task,
+        told: () -> Unit,
+    ): ArrivingVersion? {
+        if (task.update.formCase != VersionUpdate.FormCase.STREAMED) return null
+        val loaded = loaded()
+        val adapter = loaded.core.adapter
+        return ArrivingVersion(task, heldVersion(), adapter, loaded.bundle.layout, keptGuides()) {
+            store.writeAdapter(task.update.version, bytesOf(adapter))
+            told()
+        }
+    }
+
+    /** The version in the engine, or null when it is of no use as a start. */
+    private fun heldVersion(): Long? = store.state.run { adapterVersion.takeIf { adapterSha256.isNotEmpty() } }
 
     /** Stops claiming a version, so that the next check-in is answered with a snapshot. */
     fun forgetAdapter() {
@@ -125,18 +142,21 @@ internal class Holdings(
     override fun guide(sha256: ByteString): Slices? = keptGuides().guide(sha256)
 
     /**
-     * All guides of a task, on their way but for those that are here.
+     * All guides of a task, and the version that comes with them, on their way but for those that are here.
      *
      * What was kept for earlier tasks goes only now: the record that led to this version may have named it.
      */
     fun arrivals(
         taskId: String,
-        announced: List<Guide>,
+        guides: List<Guide>,
+        version: Guide? = null,
         clockMs: () -> Double = { 0.0 },
     ): Arrivals {
+        val announced = listOfNotNull(version) + guides
+        val name = version?.sha256 ?: ByteString.EMPTY
         val kept = keptGuides()
         kept.keepOnly(announced)
-        return Arrivals(announced, loaded().bundle.layout, kept, clockMs) { cloud.streamGuides(taskId, it) }
+        return Arrivals(announced, loaded().bundle.layout, kept, clockMs, name) { cloud.streamGuides(taskId, it) }
     }
 
     /** All guides of a task, decoded, once all are here. Raises BadArtifact. */

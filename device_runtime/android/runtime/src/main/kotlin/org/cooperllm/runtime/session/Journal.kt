@@ -3,6 +3,8 @@ package org.cooperllm.runtime.session
 import org.cooperllm.protos.Report
 import org.cooperllm.protos.Span
 import org.cooperllm.protos.Timing
+import org.cooperllm.protos.VersionUpdate
+import org.cooperllm.runtime.zo.toHex
 
 /** Bytes that crossed the wire in this process, and how fast the larger answers came. */
 internal class Traffic {
@@ -124,6 +126,13 @@ internal class Journal(
     ) {
         live = live.copy(directionsDone = 0, directionsAll = 0)
         tell("task", "task_id" to taskId, "round" to round, "kind" to kind)
+    }
+
+    /** Tells of an adapter version that was reached. */
+    fun version(update: VersionUpdate) {
+        val sha256 = update.adapterSha256.toByteArray().toHex()
+        val form = update.formCase.name.lowercase()
+        tell("version", "version" to update.version, "adapter_sha256" to sha256, "form" to form)
     }
 
     /** Notes that something that began at [startMs] has just ended. */

@@ -10,7 +10,8 @@ import org.cooperllm.runtime.zo.Layout
 import org.cooperllm.runtime.zo.toHex
 
 /**
- * The guides of the last task on disk, segment by segment, encoded as they came: each under the hash of its own bytes.
+ * The guides of the last task on disk, segment by segment, encoded as they came: each under the hash of its own bytes. So
+ * is the adapter version that came with them, under its own name.
  *
  * The record that leads to the next version may name them, a session that was ended goes on behind them, and a group of
  * directions decodes again what an earlier one used.
@@ -38,9 +39,17 @@ internal class KeptGuides(
         into: FloatVector,
     ): Boolean {
         val kept = piece(name, segment) ?: return false
-        val data = store.read(Kind.GUIDES, kept.sha256) ?: return false
-        GuideAssembly.decode(kept.encoding, data, layout.segmentCount(segment), into)
+        GuideAssembly.decode(kept.encoding, kept.data, layout.segmentCount(segment), into)
         return true
+    }
+
+    /** One segment of a guide or a version as it came; null where it was not kept, or was damaged since. */
+    fun piece(
+        name: ByteString,
+        segment: Int,
+    ): Piece? {
+        val kept = store.state.guides[hex(name)]?.get(segment) ?: return null
+        return store.read(Kind.GUIDES, kept.sha256)?.let { Piece(name, segment, kept.encoding, it) }
     }
 
     /** Lets go of all that these do not name. */
@@ -54,10 +63,10 @@ internal class KeptGuides(
     override fun isHere(
         guide: ByteString,
         segment: Int,
-    ): Boolean = piece(guide, segment)?.let { store.read(Kind.GUIDES, it.sha256) } != null
+    ): Boolean = piece(guide, segment) != null
 
     override fun keep(piece: Piece) {
-        GuideAssembly.decode(piece.encoding, piece.data, layout.segmentCount(piece.segment), into = null)
+        GuideAssembly.check(piece, layout.segmentCount(piece.segment))
         val kept = KeptPiece(piece.encoding, store.write(Kind.GUIDES, piece.data))
         val name = hex(piece.guide)
         store.update { state ->
@@ -65,11 +74,6 @@ internal class KeptGuides(
             state.copy(guides = state.guides + (name to segments))
         }
     }
-
-    private fun piece(
-        name: ByteString,
-        segment: Int,
-    ): KeptPiece? = store.state.guides[hex(name)]?.get(segment)
 
     private fun hex(name: ByteString) = name.toByteArray().toHex()
 }

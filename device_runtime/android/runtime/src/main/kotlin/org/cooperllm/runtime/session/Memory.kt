@@ -11,7 +11,7 @@ import java.io.IOException
  *
  *     weights        as large as the program's file: each weight is packed once, the file itself is mapped
  *     activations    what ExecuTorch plans for every method: here methods share no memory
- *     adapter        twice: a copy exists while a version is reached, and while a task moves the adapter
+ *     adapter        twice: a copy exists while a version is reached or arrives, and while a task moves the adapter
  *     hidden states  two of batch x tokens x width: the one that a batch enters with, and a copy on its way
  *
  * All methods are counted but those for both signs at once, which are never run here, though one that no task needs is

@@ -8,11 +8,13 @@ import org.cooperllm.protos.RetryWindow
 import org.cooperllm.protos.Task
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.BadArtifact
+import org.cooperllm.runtime.BadVersion
 import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.NotEnrolled
 import org.cooperllm.runtime.ServerRefused
 import org.cooperllm.runtime.TaskLost
 import org.cooperllm.runtime.TaskRefused
+import org.cooperllm.runtime.UnsupportedTask
 import org.cooperllm.runtime.store.Store
 import org.cooperllm.runtime.zo.toHex
 
@@ -131,6 +133,7 @@ internal class Session(
                 .setBudget(budget.message(parameters))
                 .setTrainExamples(examples.trainCount() / ROUNDED_TO * ROUNDED_TO)
                 .setDownloadBytesPerS(cloud.traffic.downloadBytesPerS)
+                .setStreamsVersions(true)
         // A version is claimed only while its bytes are there and have its hash.
         if (bundleSha256.isNotEmpty() && store.readAdapter() != null) {
             request.setAdapterVersion(store.state.adapterVersion)
@@ -153,7 +156,12 @@ internal class Session(
         val bundleSha256 = holdings.bundleSha256()
         if (bundleSha256.isNotEmpty() && finished.hasUpdate()) {
             holdings.load(bundleSha256)
-            if (!reach(finished.update)) return Outcome()
+            try {
+                reach(finished.update)
+            } catch (error: BadVersion) {
+                claimNone(error)
+                return Outcome()
+            }
         }
         val state = store.state
         journal.tell("finished", "version" to state.adapterVersion, "adapter_sha256" to state.adapterSha256)
@@ -181,12 +189,24 @@ internal class Session(
     }
 
     /** The finding of a task, or null when the device has to check in again for a snapshot first. */
-    private suspend fun find(task: Task): Finding? {
+    private suspend fun find(task: Task): Finding? =
+        try {
+            done(task)
+        } catch (error: BadVersion) {
+            claimNone(error)
+            null
+        }
+
+    private suspend fun done(task: Task): Finding {
         val startMs = journal.phase("fetch")
         val engine = holdings.load(task.bundleSha256.toByteArray().toHex())
         val private = examples.of(engine)
         journal.span("fetch", startMs)
-        if (!reach(task.update)) return null
+        if (task.update.formCase != VersionUpdate.FormCase.STREAMED) {
+            reach(task.update)
+        } else if (!Feed.canStream(task.directions)) {
+            throw UnsupportedTask("a version streams only with guides that do: correct the task")
+        }
         val permitted = tasks.permit(task, engine, private)
         val finding =
             if (task.kindCase == Task.KindCase.DIRECTIONS) {
@@ -198,25 +218,18 @@ internal class Session(
         return finding
     }
 
-    /**
-     * Reaches a version; false when the device must check in again, claiming none, to get a snapshot.
-     *
-     * Raises BadArtifact when it claimed none already.
-     */
-    private suspend fun reach(update: VersionUpdate): Boolean {
+    /** Reaches a version. Raises BadVersion. */
+    private suspend fun reach(update: VersionUpdate) {
         val startMs = journal.phase("version")
-        try {
-            holdings.reach(update)
-        } catch (error: BadArtifact) {
-            if (store.state.adapterSha256.isEmpty()) throw error
-            holdings.forgetAdapter()
-            return false
-        }
+        holdings.reach(update)
         journal.span("fetch", startMs)
-        val sha256 = update.adapterSha256.toByteArray().toHex()
-        val form = update.formCase.name.lowercase()
-        journal.tell("version", "version" to update.version, "adapter_sha256" to sha256, "form" to form)
-        return true
+        journal.version(update)
+    }
+
+    /** Makes the next check-in ask for a snapshot. Raises the error where the last one did already. */
+    private fun claimNone(error: BadVersion) {
+        if (store.state.adapterSha256.isEmpty()) throw error
+        holdings.forgetAdapter()
     }
 
     private companion object {

@@ -5,6 +5,7 @@ import org.cooperllm.protos.Record
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.ArtifactError
 import org.cooperllm.runtime.BadArtifact
+import org.cooperllm.runtime.BadVersion
 import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.NotEnrolled
 import org.cooperllm.runtime.ServerRefused
@@ -47,7 +48,7 @@ internal class Versions(
      * Turns the adapter in the core into the version that [update] leads to. [heldVersion] is the version in the core
      * now, or null when it is of no use as a start.
      *
-     * Raises BadArtifact when the form does not lead there: the adapter is then as it was. Ask for a snapshot.
+     * Raises BadVersion when the form does not lead there: the adapter is then as it was. Ask for a snapshot.
      */
     suspend fun reach(
         update: VersionUpdate,
@@ -58,13 +59,13 @@ internal class Versions(
         try {
             follow(update, heldVersion)
             if (!AdapterVersion.sha256(core.adapter).contentEquals(update.adapterSha256.toByteArray())) {
-                throw BadArtifact("the update does not lead to the adapter it names: ask for a snapshot")
+                throw BadVersion("the update does not lead to the adapter it names: ask for a snapshot")
             }
             reached = true
         } catch (error: NotEnrolled) {
             throw error
         } catch (error: TaskRefused) {
-            throw error as? BadArtifact ?: bad(error)
+            throw error as? BadVersion ?: bad(error)
         } catch (error: ArtifactError) {
             throw bad(error)
         } catch (error: BundleError) {
@@ -83,7 +84,7 @@ internal class Versions(
         val form = update.formCase
         val builds = form == VersionUpdate.FormCase.RECORDS || form == VersionUpdate.FormCase.DELTA
         if (builds && heldVersion != update.fromVersion) {
-            throw BadArtifact("the update starts from version ${update.fromVersion}, which this device does not hold")
+            throw BadVersion("the update starts from version ${update.fromVersion}, which this device does not hold")
         }
         when (form) {
             VersionUpdate.FormCase.RECORDS -> {
@@ -105,7 +106,7 @@ internal class Versions(
             }
 
             else -> {
-                throw BadArtifact("the update has no form that this release knows: update the app")
+                throw BadVersion("the update has no form that this release knows: update the app")
             }
         }
     }
@@ -117,10 +118,10 @@ internal class Versions(
         val guides =
             terms.map { it.guideSha256 }.distinct().associateWith {
                 held.guide(it)
-                    ?: throw BadArtifact("a record names a guide that this device does not hold: ask for a snapshot")
+                    ?: throw BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
             }
         if (record.directionsList.sumOf { it.count.toLong() and 0xFFFFFFFFL } > MOST_RECORD_DIRECTIONS) {
-            throw BadArtifact("a record has over $MOST_RECORD_DIRECTIONS directions: ask for a snapshot")
+            throw BadVersion("a record has over $MOST_RECORD_DIRECTIONS directions: ask for a snapshot")
         }
         val expansion = Expansion(scale, guides, layout)
         val directions = expansion.directions(record.directionsList, record.activeSegmentsList)
@@ -136,7 +137,7 @@ internal class Versions(
         )
     }
 
-    private fun bad(error: Exception) = BadArtifact(error.message.orEmpty(), error)
+    private fun bad(error: Exception) = BadVersion(error.message.orEmpty(), error)
 
     companion object {
         /** Of one record, over all devices of a round. */

@@ -16,6 +16,9 @@ import java.security.MessageDigest
  *     bytes 80..     the stream (see [IntegerDecoder]) of the n differences, int32, in the layout's order
  *
  * difference = (after - before) * 2^e, a whole number of magnitude below 2^24.
+ *
+ * A version that arrives segment by segment has a piece for each: the stream of that segment's differences alone, or of
+ * its after * 2^e, which needs no adapter before.
  */
 internal object AdapterVersion {
     private val MAGIC = "CLMDELTA".toByteArray()
@@ -56,12 +59,39 @@ internal object AdapterVersion {
         val afterSha256 = checkHeader(delta, held, layout)
         val differences = GuideCode.integers(delta, HEADER_BYTES, layout.parameters)
         val after = FloatVector.allocate(layout.parameters)
-        for (tensor in layout.tensors) move(held, after, tensor, differences)
+        for (tensor in layout.tensors) move(held, Stepped(after, differences), tensor)
         if (!sha256(after).contentEquals(afterSha256)) {
             throw BadArtifact("a delta does not lead to the adapter it names: fetch a snapshot")
         }
         held.copyFrom(after)
     }
+
+    /**
+     * The values of a segment after a piece of it. [before] is the whole adapter, or null for a piece of the segment
+     * itself.
+     *
+     * Raises BadArtifact when the piece is damaged: the caller streams it again. Whether it leads to the right adapter is
+     * for the whole's SHA-256 to say.
+     */
+    fun decodePiece(
+        piece: ByteArray,
+        before: FloatVector?,
+        layout: Layout,
+        segment: Int,
+    ): FloatVector {
+        val count = layout.segmentCount(segment)
+        val after =
+            Stepped(FloatVector.allocate(count), GuideCode.integers(piece, 0, count), layout.segmentOffset(segment))
+        for (tensor in layout.segmentTensors(segment)) move(before, after, tensor)
+        return after.values
+    }
+
+    /** What becomes of the parameters from [first] on, and the grid steps that lead there. */
+    private class Stepped(
+        val values: FloatVector,
+        val steps: IntArray,
+        val first: Int = 0,
+    )
 
     private fun checkHeader(
         delta: ByteArray,
@@ -85,10 +115,9 @@ internal object AdapterVersion {
     }
 
     private fun move(
-        before: FloatVector,
-        after: FloatVector,
+        before: FloatVector?,
+        after: Stepped,
         tensor: LayoutTensor,
-        differences: IntArray,
     ) {
         val stepsPerUnit = Grid.powerOfTwo(tensor.exponent)
         val unit = Grid.powerOfTwo(-tensor.exponent)
@@ -96,15 +125,15 @@ internal object AdapterVersion {
         var start = tensor.offset
         while (start < tensor.end) {
             val count = minOf(values.size, tensor.end - start)
-            before.read(start, values, count)
+            if (before == null) values.fill(0f) else before.read(start, values, count)
             for (i in 0 until count) {
-                val steps = values[i].toDouble() * stepsPerUnit + differences[start + i]
+                val steps = values[i].toDouble() * stepsPerUnit + after.steps[start - after.first + i]
                 if (Math.abs(steps) >= Grid.STEPS) {
-                    throw BadArtifact("a delta leads ${tensor.name} out of its range: fetch a snapshot")
+                    throw BadArtifact("a version leads ${tensor.name} out of its range: fetch a snapshot")
                 }
                 values[i] = (steps * unit + 0.0).toFloat()
             }
-            after.write(start, values, count)
+            after.values.write(start - after.first, values, count)
             start += count
         }
     }

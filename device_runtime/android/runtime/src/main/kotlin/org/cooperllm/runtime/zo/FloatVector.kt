@@ -56,6 +56,20 @@ internal class FloatVector(
         cursor.put(other.cursor)
     }
 
+    /** Exchanges all values with another vector of the same length, without room for a third. */
+    fun swapWith(other: FloatVector) {
+        require(other.count == count) { "vectors of one length" }
+        val mine = FloatArray(minOf(SWAPPED, count))
+        val theirs = FloatArray(mine.size)
+        for (start in 0 until count step SWAPPED) {
+            val size = minOf(SWAPPED, count - start)
+            read(start, mine, size)
+            other.read(start, theirs, size)
+            write(start, theirs, size)
+            other.write(start, mine, size)
+        }
+    }
+
     /** A copy of its own. */
     fun copy(): FloatVector = allocate(count).also { it.copyFrom(this) }
 
@@ -77,6 +91,9 @@ internal class FloatVector(
         /** Readable memory behind the last value: vector instructions of a program may read over a tensor's end. */
         private const val SPARE_BYTES = 128
         private const val FLOAT_BYTES = 4
+
+        /** Values exchanged at once. */
+        private const val SWAPPED = 4096
 
         /** Zeros. */
         fun allocate(count: Int): FloatVector {
