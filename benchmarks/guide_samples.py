@@ -63,14 +63,18 @@ def samples(quick: bool) -> Iterator[Sample]:
         yield from _of_model(model, steps=4 if quick else 12, examples=32 if quick else 108)
 
 
+def adapted(name: str, steps: int, examples: int) -> tuple[Bundle, Sample]:
+    """A model's bundle and its guide after so many steps. Raises as `descent` does."""
+    *_, last = descent(name, steps, examples)
+    return _bundle_of(name)[0], Sample(name, last)
+
+
 def descent(name: str, steps: int, examples: int) -> Iterator[tuple[Float32, ...]]:
     """The guides of a model before each of `steps` steps of Adam and after the last, segment by segment.
 
     Raises CooperLLMError when the model cannot be exported: show it.
     """
-    source = "" if name == "minilm" else str(source_of(name))
-    labels = sorted({example.label for example in read_examples(PUBLIC)})
-    bundle = Bundle.open(exported_bundle(source, labels)[0])
+    bundle, source = _bundle_of(name)
     model = open_model(bundle, source)
     segments = tuple(range(len(model.segments) + 1))
     objective = Objective(model, bundle, read_examples(PUBLIC, bundle.known_labels)[:examples], segments)
@@ -82,6 +86,12 @@ def descent(name: str, steps: int, examples: int) -> Iterator[tuple[Float32, ...
         square = _SQUARED_DECAY * square + (1.0 - _SQUARED_DECAY) * gradient**2
         spread = np.sqrt(square / (1.0 - _SQUARED_DECAY**step))
         adapter = adapter - _RATE * mean / (1.0 - _DECAY**step) / (spread + 1e-8)
+
+
+def _bundle_of(name: str) -> tuple[Bundle, str]:
+    source = "" if name == "minilm" else str(source_of(name))
+    labels = sorted({example.label for example in read_examples(PUBLIC)})
+    return Bundle.open(exported_bundle(source, labels)[0]), source
 
 
 def _of_model(name: str, steps: int, examples: int) -> Iterator[Sample]:

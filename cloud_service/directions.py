@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,18 @@ class Guides:
     segments: tuple[int, ...] = ()
     length: float = 0.0
     norm: float = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """What JSON can hold of it, which is all."""
+        return {
+            "base": self.base.hex(), "segments": list(self.segments), "length": self.length, "norm": self.norm
+        }  # fmt: skip
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any]) -> Guides:
+        """The inverse of `facts`."""
+        segments = tuple(facts["segments"])
+        return Guides(bytes.fromhex(facts["base"]), segments, facts["length"], facts["norm"])
 
     def at(self, level: int) -> Guide | None:
         """The guide at a level of compression, or None where there is no guide."""

@@ -50,12 +50,7 @@ class Shelf:
 
     def announce(self, round_number: int, announced: Guides) -> None:
         """Names a round's guide, or says that there is none."""
-        facts = {
-            "base": announced.base.hex(),
-            "segments": list(announced.segments),
-            "length": announced.length,
-            "norm": announced.norm,
-        }
+        facts = announced.facts()
         with self._store.transaction() as connection:
             if one(connection, guides, guides.c.round == round_number) is None:
                 connection.execute(sa.insert(guides).values(round=round_number, facts=json.dumps(facts)))
@@ -69,8 +64,7 @@ class Shelf:
             row = one(connection, guides, guides.c.round == round_number)
         if row is None:
             return None
-        facts = json.loads(row.facts)
-        found = Guides(bytes.fromhex(facts["base"]), tuple(facts["segments"]), facts["length"], facts["norm"])
+        found = Guides.from_facts(json.loads(row.facts))
         self._announced[round_number] = found
         return found
 

@@ -22,6 +22,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
+from cloud_service.record_guides import named_guides
 from cloud_service.store import guide_segments, of_last_task, tasks, versions
 from cloud_service.version_pieces import NOTHING, Rebuild, VersionPieces, prune_pieces
 from device_runtime.core.kernels import decode_delta, encode_delta
@@ -140,8 +141,8 @@ class Chain:
             return update
         if form != "snapshot":
             update.from_version = client.adapter_version
-        if form == "record":
-            update.records.record.extend(records)
+        if records is not None and form == "record":
+            update.records.CopyFrom(records)
         elif pieces := self._announced(connection, client, target, form, streamable):
             update.streamed.CopyFrom(pieces)
         elif form == "delta":
@@ -168,19 +169,18 @@ class Chain:
 
     def _form(
         self, connection: Connection, client: Row[Any], target: Row[Any]
-    ) -> tuple[str, list[Row[Any]], list[pb.Record]]:
+    ) -> tuple[str, list[Row[Any]], pb.Records | None]:
         """The form in which a client gets a version, the versions that it lacks, and their records."""
         if client.adapter_sha256 == target.adapter_sha256:
-            return "unchanged", [], []
+            return "unchanged", [], None
         wanted = self._wanted(client.client_id, target.number)
         steps = self._steps(connection, client, target.number)
-        records, cost_bytes = self._records(connection, client.client_id, steps)
-        # The same for all of a round: the stream has to bring what a check-in announced.
-        whole_bytes = 4 * self.layout.parameters
+        records = self._records(connection, client.client_id, steps)
+        whole_bytes = target.snapshot_size_bytes or 4 * self.layout.parameters
         delta_bytes = sum(row.delta_size_bytes for row in steps)
         if wanted == "auto":
             sizes = {
-                "record": cost_bytes if records else None,
+                "record": records.ByteSize() if records else None,
                 "delta": delta_bytes or None,
                 "snapshot": whole_bytes,
             }
@@ -211,19 +211,22 @@ class Chain:
         after = sa.and_(versions.c.number > client.adapter_version, versions.c.number <= target)
         return list(connection.execute(sa.select(versions).where(after).order_by(versions.c.number)).all())
 
-    def _records(
-        self, connection: Connection, client_id: str, steps: list[Row[Any]]
-    ) -> tuple[list[pb.Record], int]:
-        """The records of these steps and their size; none when one is no list or names a guide the client
-        lacks.
+    def _records(self, connection: Connection, client_id: str, steps: list[Row[Any]]) -> pb.Records | None:
+        """The records of these steps, with the guides that the client lacks; None where one is no list or a
+        guide is not to be had.
         """
         if not steps or any(row.record is None for row in steps):
-            return [], 0
-        records = [pb.Record.FromString(row.record) for row in steps]
-        named = {term.guide_sha256.hex() for record in records for term in _terms(record)}
-        if named - _held_guides(connection, client_id):
-            return [], 0
-        return records, sum(len(row.record) for row in steps)
+            return None
+        found = pb.Records(record=[pb.Record.FromString(row.record) for row in steps])
+        named = {term.guide_sha256.hex() for record in found.record for term in _terms(record)}
+        missing = named - _held_guides(connection, client_id)
+        # A version's record comes of the round about the version before.
+        rounds = [row.number - 1 for row in steps]
+        guides = named_guides(connection, self.artifacts, missing, rounds)
+        if guides is None:
+            return None
+        found.guides.extend(guides)
+        return found
 
     def _delta(self, connection: Connection, client: Row[Any], steps: list[Row[Any]]) -> pb.Artifact:
         if len(steps) == 1:

@@ -127,11 +127,12 @@ class Holdings:
         engine = self._loaded()
         state = self._store.state
         held = state.adapter_version if state.adapter_sha256 else None
-        with engine.lock:
+        with engine.lock:  # after it, a private adapter may be in the engine
             versions.reach(update, held, engine, engine.bundle.layout, self, self._fetch_artifact)
+            reached = engine.adapter.astype("<f4", copy=False).tobytes()
         sha256 = update.adapter_sha256.hex()
         if (state.adapter_version, state.adapter_sha256) != (update.version, sha256):
-            self._store.write_adapter(update.version, engine.adapter.astype("<f4", copy=False).tobytes())
+            self._store.write_adapter(update.version, reached)
 
     def arriving(self, task: pb.Task, tell: Callable[[], None]) -> ArrivingVersion | None:
         """The version that comes with a task's guides, if it does; `tell` is called once it is kept."""

@@ -7,8 +7,9 @@ Whatever the form, what results must have the SHA-256 that was promised; nothing
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from .errors import (
     NotEnrolled,
     ServerRefused,
 )
-from .guides import Slices
+from .guides import Slices, decode
 from .local_update import Core
 from .zo.errors import ZoError
 from .zo.layout import Layout
@@ -78,8 +79,9 @@ def reach(
                 f"the update starts from version {update.from_version}, which this device does not hold"
             )
         if form == "records":
+            sent = {guide.sha256: _decoded(guide, layout) for guide in update.records.guides}
             for record in update.records.record:
-                replay(record, engine, held)
+                replay(record, engine, held, sent)
         elif form == "delta":
             from .core.kernels import decode_delta  # here: whoever only reads has no core
 
@@ -104,16 +106,18 @@ def reach(
         raise
 
 
-def replay(record: pb.Record, engine: Replayer, held: Held) -> None:
-    """Applies one record to the adapter in the engine. Raises BadVersion when this device lacks what it
-    names.
+def replay(
+    record: pb.Record, engine: Replayer, held: Held, sent: Mapping[bytes, Slices] = MappingProxyType({})
+) -> None:
+    """Applies one record to the adapter in the engine; `sent` are guides that came with it. Raises BadVersion
+    when this device lacks what it names.
     """
     engine.set_scale(held.scale(record.scale_sha256) if record.scale_sha256 else None)
     named = {term.guide_sha256 for direction in record.directions for term in direction.guides}
     named |= {term.guide_sha256 for term in record.guides}
     guides: dict[bytes, Slices] = {}
     for sha256 in sorted(named):
-        slices = held.guide(sha256)
+        slices = sent.get(sha256) or held.guide(sha256)
         if slices is None:
             raise BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
         guides[sha256] = slices
@@ -129,6 +133,14 @@ def replay(record: pb.Record, engine: Replayer, held: Held) -> None:
         )
     except CooperLLMError as error:
         raise BadVersion(f"a record cannot be replayed: {error}") from error
+
+
+def _decoded(guide: pb.EncodedGuide, layout: Layout) -> Slices:
+    found: Slices = {}
+    for item in guide.segments:
+        span = layout.segment_slice(item.segment)
+        found[item.segment] = decode(item.encoding, item.data, span.stop - span.start)
+    return found
 
 
 def adapter_sha256(adapter: NDArray[np.float32]) -> bytes:

@@ -485,22 +485,79 @@ class Records(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
+    GUIDES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def record(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """consecutive versions"""
+
+    @_builtins.property
+    def guides(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodedGuide]:
+        """those that the records name and this device was not sent"""
 
     def __init__(
         self,
         *,
         record: _abc.Iterable[Global___Record] | None = ...,
+        guides: _abc.Iterable[Global___EncodedGuide] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guides", b"guides", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Records: _TypeAlias = Records  # noqa: Y015
+
+@_typing.final
+class EncodedGuide(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """its name"""
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodedSegment]: ...
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        segments: _abc.Iterable[Global___EncodedSegment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["segments", b"segments", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodedGuide: _TypeAlias = EncodedGuide  # noqa: Y015
+
+@_typing.final
+class EncodedSegment(_message.Message):
+    """What it leads to has a hash of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    segment: _builtins.int
+    encoding: Global___GuideEncoding.ValueType
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        segment: _builtins.int = ...,
+        encoding: Global___GuideEncoding.ValueType = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "encoding", b"encoding", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodedSegment: _TypeAlias = EncodedSegment  # noqa: Y015
 
 @_typing.final
 class Record(_message.Message):

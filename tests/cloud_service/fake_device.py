@@ -143,6 +143,9 @@ class FakeDevice:
         elif form == "records":
             assert self.adapter is not None
             assert update.from_version == self.version
+            for guide in update.records.guides:
+                assert guide.sha256 not in self.guides
+                self._keep(guide.sha256, {s.segment: (s.encoding, s.data) for s in guide.segments})
             updates = [self._update(record) for record in update.records.record]
             self.adapter = apply_records(self.adapter, self.layout, updates)
         assert self.adapter is not None
@@ -200,12 +203,15 @@ class FakeDevice:
         assert chunk.last
         assert list(encoded) == sorted((k, at) for at, guide in enumerate(announced) for k in guide.segments)
         for at, guide in enumerate(announced):
-            values = np.zeros(self.layout.parameters, dtype=np.float32)
-            for segment in guide.segments:
-                span = self.layout.segment_slice(segment)
-                count = span.stop - span.start
-                values[span] = decode(chunk.encoding, bytes(encoded[segment, at]), count)
-            self.guides[guide.sha256] = values
+            own = {segment: (chunk.encoding, bytes(encoded[segment, at])) for segment in guide.segments}
+            self._keep(guide.sha256, own)
+
+    def _keep(self, name: bytes, pieces: dict[int, tuple[int, bytes]]) -> None:
+        values = np.zeros(self.layout.parameters, dtype=np.float32)
+        for segment, (encoding, data) in pieces.items():
+            span = self.layout.segment_slice(segment)
+            values[span] = decode(encoding, data, span.stop - span.start)
+        self.guides[name] = values
 
     def loss(self, adapter: Float32) -> float:
         difference = adapter.astype(np.float64) - self.target

@@ -127,6 +127,26 @@ def test_a_device_that_was_away_catches_up(bundle: Bundle, tmp_path: Path) -> No
             assert service.stop()
 
 
+def test_a_device_that_was_not_asked_gets_the_guides_that_records_name(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    job = small_job(
+        bundle, rounds=8, cohort_size=1, estimator="zgr", momentum=0.0, scale="none", guide_level=5,
+        version_form="record", seed=9, evaluate_every_rounds=0, snapshot_every_rounds=16, guide_weight=0.0,
+    )  # fmt: skip
+    service, where = started(bundle, tmp_path / "run", job)
+    try:
+        devices = [FakeDevice(number, where.grpc, LAYOUT) for number in range(2)]
+        run_sessions(devices)
+        assert devices[0].hashes[8] == devices[1].hashes[8]
+        for device in devices:
+            assert set(device.forms[1:]) <= {"records", "unchanged"}
+            named = {guide.sha256 for task in device.asked.values() for guide in task.directions.guides}
+            assert named < set(device.guides)  # the others came with records
+    finally:
+        assert service.stop()
+
+
 def get(url: str, headers: dict[str, str]) -> tuple[int, bytes, Any]:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:

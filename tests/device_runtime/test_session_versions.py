@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from device_runtime.budget import Budget
+from device_runtime.core import kernels
 from device_runtime.errors import BundleError, BundleVersionError
 from device_runtime.session import Outcome
 from device_runtime.versions import adapter_sha256
@@ -76,6 +77,42 @@ def test_several_records_in_one_update(world: World) -> None:
     assert np.array_equal(world.engine.adapter, after)
 
 
+def encoded(world: World, name: bytes, values: Float32) -> pb.EncodedGuide:
+    """A guide over the two segments that move, in whatever few bits it takes."""
+    pieces = {k: values[world.bundle.layout.segment_slice(k)] for k in (1, HEAD)}
+    return pb.EncodedGuide(
+        sha256=name,
+        segments=[
+            pb.EncodedSegment(
+                segment=k, encoding=pb.GUIDE_ENCODING_CODED, data=kernels.encode_guide(piece, 0.5)
+            )
+            for k, piece in pieces.items()
+        ],
+    )
+
+
+def test_a_record_brings_the_guides_that_a_device_lacks(world: World) -> None:
+    world.turn(world.task())
+    layout = world.bundle.layout
+    values = np.random.default_rng(8).normal(size=layout.parameters).astype(np.float32)
+    guide, received = encoded(world, b"g" * 32, values), np.zeros_like(values)
+    for item in guide.segments:
+        span = layout.segment_slice(item.segment)
+        received[span] = kernels.decode_guide(item.data, span.stop - span.start)
+    record = pb.Record(
+        epsilon=0.01, update_seed=5, active_segments=[1, HEAD],
+        guides=[pb.GuideTerm(guide_sha256=b"g" * 32, coefficient=-0.02)],
+    )  # fmt: skip
+    after = world.adapter.copy()
+    apply_update(after, layout, Update(0.01, 5, (), (), (Guide(received, -0.02),), (1, HEAD)))
+    update = pb.VersionUpdate(version=2, from_version=1, adapter_sha256=adapter_sha256(after))
+    update.records.record.append(record)
+    update.records.guides.append(guide)
+    world.turn(finished(update))
+    assert np.array_equal(world.engine.adapter, after)
+    assert not np.array_equal(after, world.adapter)
+
+
 def bad_update(world: World, kind: str) -> pb.VersionUpdate:
     update, _ = update_by(world, "records", 2, world.adapter)
     record = update.records.record[0]
@@ -121,6 +158,18 @@ def test_an_update_that_fails_is_answered_by_asking_for_a_snapshot(world: World,
     assert world.cloud.check_ins[-1].adapter_sha256 == b""
     assert [report.status for report in world.cloud.reports] == [pb.REPORT_STATUS_OK] * 2
     assert np.array_equal(world.engine.adapter, after)
+
+
+@pytest.mark.parametrize(("name", "value"), [("data", b"nonsense"), ("segment", 77), ("encoding", 3)])
+def test_a_record_with_a_bad_guide_is_answered_the_same(world: World, name: str, value: object) -> None:
+    world.turn(world.task())
+    update, _ = update_by(world, "records", 2, world.adapter)
+    update.records.record[0].guides.add(guide_sha256=b"x" * 32, coefficient=1.0)
+    update.records.guides.append(encoded(world, b"x" * 32, world.adapter))
+    setattr(update.records.guides[0].segments[0], name, value)
+    assert world.turn(world.task(2, update)) == Outcome()
+    assert world.store.state.adapter_sha256 == ""
+    assert np.array_equal(world.engine.adapter, world.adapter)
 
 
 def test_a_snapshot_that_fails_is_reported_and_the_session_goes_on(world: World) -> None:
