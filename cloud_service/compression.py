@@ -142,6 +142,7 @@ def choose(
     compute_s: Sequence[float],
     rate: float,
     floor: float,
+    version_bytes: Sequence[int] = (),
 ) -> int:
     """A device's level: the finest that its link hides, but no finer than useful and never below the floor.
 
@@ -155,6 +156,7 @@ def choose(
         compute_s: seconds of the device's work on each segment.
         rate: of its downlink, bytes a second; 0 where nobody knows: then the coarsest that is allowed.
         floor: the least cosine. Where no level reaches it, the finest is chosen.
+        version_bytes: what each segment brings of an adapter version besides; none: nothing.
     """
     by_bytes = sorted(facts, key=lambda item: (sum(item.segment_bytes), item.level))
     allowed = [item for item in by_bytes if item.cosine >= floor] or [
@@ -165,7 +167,9 @@ def choose(
         return coarsest.level
 
     def takes_s(item: LevelFacts) -> float:
-        return makespan_s([sampling_s, [size / rate for size in item.segment_bytes], compute_s])
+        besides = version_bytes or [0] * len(item.segment_bytes)
+        sent_bytes = [own + other for own, other in zip(item.segment_bytes, besides, strict=True)]
+        return makespan_s([sampling_s, [size / rate for size in sent_bytes], compute_s])
 
     bound_s = _HIDDEN * takes_s(coarsest)
     chosen = coarsest

@@ -9,6 +9,7 @@ devices with slow links hold up nobody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -32,7 +33,7 @@ _STREAM_THREADS = 4
 # Of all kinds; gRPC answers RESOURCE_EXHAUSTED beyond. A stream costs the service about one chunk and what
 # HTTP/2's flow control lets it send, some 400 KiB.
 _MOST_CALLS = 1024
-_NOT_READY_S = 0.02
+_NOT_READY_S = 1.0  # how long a stream waits at most before it looks again
 _OF_VERSIONS = (pb.GUIDE_ENCODING_STEPS, pb.GUIDE_ENCODING_WHOLE_STEPS)
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
@@ -59,6 +60,8 @@ class GrpcService:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._server = self._loop.run_until_complete(self._make_server())
+        self._sampled = asyncio.Event()  # another one whenever a segment of a guide has come
+        self._federation.shelf.sampled = self._wake_streams
 
     async def _make_server(self) -> grpc.aio.Server:
         """A server belongs to the loop that runs when it is made."""
@@ -145,8 +148,8 @@ class GrpcService:
     async def _stream_guides(self, data: bytes, context: Context) -> None:
         """Sends chunk after chunk, each when gRPC has taken the one before: one is held at any time.
 
-        An iterator that answers None has its next segment not ready; it is asked again a little later. One
-        that is given up needs no closing: nobody else refers to it.
+        An iterator that answers None has its next segment not ready; it is asked again when one was sampled.
+        One that is given up needs no closing: nobody else refers to it.
         """
 
         def begin() -> tuple[str, Iterator[pb.GuideChunk | None]]:
@@ -156,9 +159,14 @@ class GrpcService:
 
         try:
             task_id, chunks = await self._in(self._threads, begin)
-            while not isinstance(found := await self._in(self._stream_threads, lambda: _next(chunks)), _End):
+            while True:
+                sampled = self._sampled  # before the look, so that nothing comes between both
+                found = await self._in(self._stream_threads, lambda: _next(chunks))
+                if isinstance(found, _End):
+                    break
                 if found is None:
-                    await asyncio.sleep(_NOT_READY_S)
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(sampled.wait(), _NOT_READY_S)
                     continue
                 segment, kind, encoded = found
                 self._federation.metrics.moved(kind, len(encoded))
@@ -173,6 +181,16 @@ class GrpcService:
         except Exception as error:
             await self._abort("StreamGuides", context, error)
         self._count("StreamGuides", "OK")
+
+    def _wake_streams(self) -> None:
+        """From any thread: a segment has come, whoever waits looks again."""
+
+        def wake() -> None:
+            self._sampled.set()
+            self._sampled = asyncio.Event()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended: so have the streams
+            self._loop.call_soon_threadsafe(wake)
 
     def _caller(self, method: str, data: bytes, context: Context) -> str:
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}

@@ -4,13 +4,15 @@ from the store.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from cloud_service import compression
 from cloud_service.job import Job
 from cloud_service.shelf import Shelf
-from cloud_service.store import clients, guide_segments, of_last_task, reports
+from cloud_service.store import clients, guide_segments, of_last_task, reports, version_pieces
 from protos import federation_pb2 as pb
 
 RECENT_ROUNDS = 64
@@ -32,15 +34,14 @@ def level_of(connection: Connection, shelf: Shelf, job: Job, round_number: int, 
     sampling_s = [0.0] * len(counts)
     if not shelf.is_sampled(round_number):
         sampling_s = _sampling_s(connection, round_number - 1, announced.segments)
-    rate = connection.execute(
-        sa.select(clients.c.download_bytes_per_s).where(clients.c.client_id == client_id)
-    ).scalar_one()
+    client = connection.execute(sa.select(clients).where(clients.c.client_id == client_id)).one()
     return compression.choose(
         facts or compression.expected(counts),
         sampling_s,
         _compute_s(connection, round_number, client_id, announced.segments),
-        float(rate),
+        float(client.download_bytes_per_s),
         job.guide_cosine,
+        _version_bytes(connection, client, round_number, announced.segments),
     )
 
 
@@ -65,6 +66,18 @@ def _sampling_s(connection: Connection, round_number: int, segments: tuple[int, 
     )
     took_ms = {row.segment: row.end_ms - row.start_ms for row in connection.execute(query).all()}
     return [max(0, took_ms.get(segment, 0)) / 1000 for segment in segments]
+
+
+def _version_bytes(
+    connection: Connection, client: Row[Any], round_number: int, segments: tuple[int, ...]
+) -> list[int]:
+    """What a client's next version, if it comes with the guides, adds to each segment of these."""
+    if not client.streams_versions:
+        return []
+    of = sa.and_(version_pieces.c.start == client.adapter_version, version_pieces.c.number == round_number)
+    query = sa.select(version_pieces.c.segment, version_pieces.c.size_bytes).where(of)
+    found = {row.segment: row.size_bytes for row in connection.execute(query).all()}
+    return [found.get(segment, 0) for segment in segments]
 
 
 def _compute_s(

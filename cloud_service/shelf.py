@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ class Shelf:
         self._pieces: dict[tuple[int, int, int], Piece] = {}
         self._read: set[int] = set()  # rounds whose rows were read
         self._facts: dict[int, tuple[LevelFacts, ...]] = {}
+        self.sampled: Callable[[], None] = lambda: None  # called whenever a segment has come
 
     def announce(self, round_number: int, announced: Guides) -> None:
         """Names a round's guide, or says that there is none."""
@@ -77,6 +78,7 @@ class Shelf:
         """Keeps a segment as it was sampled: float32 (the segment's count,)."""
         data = values.astype("<f4", copy=False).tobytes()
         self._keep(round_number, AS_SAMPLED, segment, pb.GUIDE_ENCODING_FLOAT32, data, start_ms)
+        self.sampled()
 
     def weigh_levels(self, round_number: int) -> None:
         """Finds out what every level makes of a round's guide, once it is sampled; for `facts`."""

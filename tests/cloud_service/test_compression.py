@@ -166,3 +166,13 @@ def test_guide_sampling_hides_bytes_too(facts: tuple[LevelFacts, ...]) -> None:
     """Where the cloud's own sampling is slow, the link has as much time for nothing."""
     coarse = choose(facts, [0.0] * 6, [1e-3] * 6, 1e4, FLOOR)
     assert choose(facts, [1.0] * 6, [1e-3] * 6, 1e4, FLOOR) < coarse
+
+
+def test_what_a_version_takes_of_the_link_counts(facts: tuple[LevelFacts, ...]) -> None:
+    """Beside a large version, a finer guide takes hardly longer; one beside compute that hid it does."""
+    alone = choose(facts, [0.0] * 6, [1e-3] * 6, 1e4, FLOOR)
+    assert choose(facts, [0.0] * 6, [1e-3] * 6, 1e4, FLOOR, [0] * 6) == alone
+    assert choose(facts, [0.0] * 6, [1e-3] * 6, 1e4, FLOOR, [10**7] * 6) < alone
+    work_s = [2.0 * sum(facts[-1].segment_bytes) / 1e4] * 6
+    hidden = choose(facts, [0.0] * 6, work_s, 1e4, FLOOR)
+    assert choose(facts, [0.0] * 6, work_s, 1e4, FLOOR, [int(2e4 * work_s[0])] * 6) >= hidden
