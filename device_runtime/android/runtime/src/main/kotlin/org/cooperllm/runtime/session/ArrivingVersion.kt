@@ -17,8 +17,8 @@ import org.cooperllm.runtime.zo.Layout
  * promised is known with the last one. Until then nothing is kept of what was measured, and the adapter becomes again
  * what it was wherever anybody else may look at it. Hold the engine's lock over every call.
  *
- * [heldVersion] is the version in [adapter], null where that is of no use as a start; [keep] is called when the new one is
- * whole, to write it down.
+ * [heldVersion] is the version in [adapter], null where that is of no use as a start. When the new one is whole, [keep]
+ * writes it down, and [tell] is called.
  *
  * Raises UnsupportedTask for a task that would run on segments before they are of this version.
  */
@@ -29,6 +29,7 @@ internal class ArrivingVersion(
     private val layout: Layout,
     private val pieces: KeptGuides,
     private val keep: () -> Unit,
+    private val tell: () -> Unit,
 ) {
     /** Its name, and the segments that it has a piece for. */
     val announced: Guide = task.update.streamed
@@ -46,7 +47,7 @@ internal class ArrivingVersion(
     }
 
     /** Whether it is in the adapter and on disk. */
-    val isWhole: Boolean get() = missing.isEmpty() && before == null
+    val isKept: Boolean get() = missing.isEmpty() && before == null
 
     /** Puts a segment into the adapter that has arrived. Raises BadVersion when it is damaged. */
     fun enter(segment: Int) {
@@ -66,12 +67,13 @@ internal class ArrivingVersion(
      * Raises BadVersion when the whole is not what was promised: check in again, claiming none.
      */
     fun complete() {
-        if (isWhole) return
+        if (isKept) return
         if (missing.isNotEmpty() || !AdapterVersion.sha256(adapter).contentEquals(update.adapterSha256.toByteArray())) {
             throw BadVersion("the update does not lead to the adapter it names: ask for a snapshot")
         }
         keep()
-        before = null
+        before = null // what hears of it can undo it no more
+        tell()
     }
 
     /** Takes an unfinished version out of the adapter again; what has arrived of it stays on disk. */

@@ -1,5 +1,6 @@
 package org.cooperllm.runtime.session
 
+import com.google.protobuf.ByteString
 import kotlinx.coroutines.flow.Flow
 import org.cooperllm.protos.Ack
 import org.cooperllm.protos.CheckInReply
@@ -28,10 +29,14 @@ internal interface Cloud : Closeable {
         mostBytes: Long,
     )
 
-    /** The chunks of a task's guides from a position on, until the last, once each. */
+    /**
+     * The chunks of a task's guides from a position on, until the last, once each; with them those of the adapter version
+     * that is called [version], where that is not empty.
+     */
     fun streamGuides(
         taskId: String,
         start: GuidePosition,
+        version: ByteString = ByteString.EMPTY,
     ): Flow<GuideChunk>
 }
 

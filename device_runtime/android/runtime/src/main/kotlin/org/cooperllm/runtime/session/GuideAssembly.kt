@@ -41,7 +41,7 @@ internal data class GuidePosition(
  * need not arrive. The adapter version of their task may come the same way, as if it were the first guide: what has the
  * name [version] among those announced.
  *
- * Raises UnsupportedTask at once when a guide names segments that this adapter does not have.
+ * Raises UnsupportedTask at once when a guide names segments that this adapter does not have, or two have one name.
  */
 internal class GuideAssembly(
     announced: List<Guide>,
@@ -62,6 +62,7 @@ internal class GuideAssembly(
         get() = missing.firstOrNull()?.copy(byte = data.size().toLong()) ?: GuidePosition()
 
     init {
+        if (names.distinct().size < names.size) throw UnsupportedTask("two guides have the same name: correct the task")
         announced.forEach(::check)
         val all = announced.flatMapIndexed { number, guide -> guide.segmentsList.map { GuidePosition(it, number) } }
         missing += all.sortedBy { it.segment }.filterNot { isHere(names[it.guide], it.segment) } // the sort is stable
@@ -157,7 +158,7 @@ internal class GuideAssembly(
         /**
          * Writes the values of an encoded segment of [count] parameters to [into]; with null, only checks them.
          *
-         * Raises BadArtifact when it is damaged or not finite, UnsupportedTask for an encoding that is not known here.
+         * Raises BadArtifact when it is damaged, not finite, or of an encoding that is no guide's.
          */
         fun decode(
             encoding: Int,
@@ -166,11 +167,9 @@ internal class GuideAssembly(
             into: FloatVector?,
         ) {
             if (encoding == GuideEncoding.GUIDE_ENCODING_CODED_VALUE) return GuideCode.decode(data, count, into)
-            if (encoding != GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE) {
-                throw UnsupportedTask("guide encoding $encoding is not known here: update the app")
-            }
             val floats = ByteBuffer.wrap(data).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-            var isGood = data.size.toLong() == FLOAT_BYTES * count
+            val isPlain = encoding == GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE
+            var isGood = isPlain && data.size.toLong() == FLOAT_BYTES * count
             val present = if (isGood) count else 0
             val values = FloatArray(minOf(MOST_AT_ONCE, count))
             for (start in 0 until present step MOST_AT_ONCE) {
@@ -179,7 +178,7 @@ internal class GuideAssembly(
                 for (i in 0 until size) if (!values[i].isFinite()) isGood = false
                 into?.write(start, values, size)
             }
-            if (!isGood) throw BadArtifact("a guide has another size, NaN or infinity: send another")
+            if (!isGood) throw BadArtifact("a guide has NaN, infinity, or a wrong size or encoding: send another")
         }
     }
 }

@@ -92,25 +92,27 @@ internal class Holdings(
     suspend fun reach(update: VersionUpdate) {
         val loaded = loaded()
         val state = store.state
-        loaded.lock.withLock { Versions(loaded.core, loaded.bundle.layout, this).reach(update, heldVersion()) }
+        val reached =
+            loaded.lock.withLock {
+                Versions(loaded.core, loaded.bundle.layout, this).reach(update, heldVersion())
+                bytesOf(loaded.core.adapter) // a prediction may have what was personalised there, once the lock is free
+            }
         val sha256 = update.adapterSha256.toByteArray().toHex()
         if (state.adapterVersion != update.version || state.adapterSha256 != sha256) {
-            store.writeAdapter(update.version, bytesOf(loaded.core.adapter))
+            store.writeAdapter(update.version, reached)
         }
     }
 
-    /** The version that comes with a task's guides, if it does; [told] is called once it is kept. */
+    /** The version that comes with a task's guides, if it does; [tell] is called once it is kept. */
     fun arriving(
         task: Task,
-        told: () -> Unit,
+        tell: () -> Unit,
     ): ArrivingVersion? {
         if (task.update.formCase != VersionUpdate.FormCase.STREAMED) return null
         val loaded = loaded()
         val adapter = loaded.core.adapter
-        return ArrivingVersion(task, heldVersion(), adapter, loaded.bundle.layout, keptGuides()) {
-            store.writeAdapter(task.update.version, bytesOf(adapter))
-            told()
-        }
+        val keep = { store.writeAdapter(task.update.version, bytesOf(adapter)) }
+        return ArrivingVersion(task, heldVersion(), adapter, loaded.bundle.layout, keptGuides(), { keep() }, tell)
     }
 
     /** The version in the engine, or null when it is of no use as a start. */
@@ -156,7 +158,7 @@ internal class Holdings(
         val name = version?.sha256 ?: ByteString.EMPTY
         val kept = keptGuides()
         kept.keepOnly(announced)
-        return Arrivals(announced, loaded().bundle.layout, kept, clockMs, name) { cloud.streamGuides(taskId, it) }
+        return Arrivals(announced, loaded().bundle.layout, kept, clockMs, name) { cloud.streamGuides(taskId, it, name) }
     }
 
     /** All guides of a task, decoded, once all are here. Raises BadArtifact. */

@@ -55,8 +55,17 @@ internal class KeptGuides(
     /** Lets go of all that these do not name. */
     fun keepOnly(announced: List<Guide>) {
         val names = announced.map { hex(it.sha256) }.toSet()
-        val kept = store.state.guides.filterKeys { it in names }
-        store.update { it.copy(guides = kept) }
+        keepOnly { it in names }
+    }
+
+    /** Lets go of what has this name: it arrived as it was sent, and is of no use. */
+    fun drop(name: ByteString) {
+        val dropped = hex(name)
+        keepOnly { it != dropped }
+    }
+
+    private fun keepOnly(isKept: (name: String) -> Boolean) {
+        val kept = store.update { it.copy(guides = it.guides.filterKeys(isKept)) }.guides
         store.keepOnly(Kind.GUIDES, kept.values.flatMap { segments -> segments.values.map { it.sha256 } }.toSet())
     }
 

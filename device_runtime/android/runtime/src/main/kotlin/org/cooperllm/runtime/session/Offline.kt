@@ -1,5 +1,6 @@
 package org.cooperllm.runtime.session
 
+import com.google.protobuf.ByteString
 import kotlinx.coroutines.flow.Flow
 import org.cooperllm.protos.Ack
 import org.cooperllm.protos.CheckInReply
@@ -30,6 +31,7 @@ internal class Offline : Cloud {
     override fun streamGuides(
         taskId: String,
         start: GuidePosition,
+        version: ByteString,
     ): Flow<GuideChunk> = refuse()
 
     override fun close() = Unit

@@ -193,6 +193,7 @@ internal class Session(
         try {
             done(task)
         } catch (error: BadVersion) {
+            holdings.keptGuides().drop(task.update.streamed.sha256)
             claimNone(error)
             null
         }

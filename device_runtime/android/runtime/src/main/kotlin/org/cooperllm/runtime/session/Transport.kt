@@ -102,6 +102,7 @@ internal class Transport(
     override fun streamGuides(
         taskId: String,
         start: GuidePosition,
+        version: ByteString,
     ): Flow<GuideChunk> =
         flow {
             var position = start
@@ -114,7 +115,7 @@ internal class Transport(
                     val first = position
                     try {
                         speed.began()
-                        arriving(open(taskId, first), speed).collect { next ->
+                        arriving(open(taskId, first, version), speed).collect { next ->
                             if (isComplete) return@collect // more than the last: nobody asked for it
                             val chunk = next.getOrThrow()
                             position = chunk.end()
@@ -173,6 +174,7 @@ internal class Transport(
     private fun open(
         taskId: String,
         start: GuidePosition,
+        version: ByteString,
     ): Flow<GuideChunk> {
         val request =
             StreamGuidesRequest
@@ -181,6 +183,7 @@ internal class Transport(
                 .setFirstSegment(start.segment)
                 .setFirstGuide(start.guide)
                 .setFirstByte(start.byte)
+                .setVersion(version)
                 .build()
         traffic.sent(request.serializedSize.toLong())
         val patient = stub.withDeadlineAfter(STREAM_DEADLINES * deadlineMs, TimeUnit.MILLISECONDS)

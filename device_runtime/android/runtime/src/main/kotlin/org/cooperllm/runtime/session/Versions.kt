@@ -1,6 +1,7 @@
 package org.cooperllm.runtime.session
 
 import com.google.protobuf.ByteString
+import org.cooperllm.protos.EncodedGuide
 import org.cooperllm.protos.Record
 import org.cooperllm.protos.VersionUpdate
 import org.cooperllm.runtime.ArtifactError
@@ -88,7 +89,8 @@ internal class Versions(
         }
         when (form) {
             VersionUpdate.FormCase.RECORDS -> {
-                for (record in update.records.recordList) replay(record)
+                val sent = update.records.guidesList.associate { it.sha256 to decoded(it) }
+                for (record in update.records.recordList) replay(record, sent)
             }
 
             VersionUpdate.FormCase.DELTA -> {
@@ -111,13 +113,26 @@ internal class Versions(
         }
     }
 
-    /** Applies one record. Raises TaskRefused when this device lacks what it names. */
-    private suspend fun replay(record: Record) {
+    private fun decoded(guide: EncodedGuide): Slices =
+        guide.segmentsList.associate { piece ->
+            val count = layout.segmentCount(piece.segment)
+            val values = FloatVector.allocate(count)
+            GuideAssembly.decode(piece.encodingValue, piece.data.toByteArray(), count, values)
+            piece.segment to values
+        }
+
+    /**
+     * Applies one record; [sent] are guides that came with it. Raises TaskRefused when this device lacks what it names.
+     */
+    private suspend fun replay(
+        record: Record,
+        sent: Map<ByteString, Slices>,
+    ) {
         val scale = if (record.scaleSha256.isEmpty) null else held.scale(record.scaleSha256)
         val terms = record.directionsList.flatMap { it.guidesList } + record.guidesList
         val guides =
             terms.map { it.guideSha256 }.distinct().associateWith {
-                held.guide(it)
+                sent[it] ?: held.guide(it)
                     ?: throw BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
             }
         if (record.directionsList.sumOf { it.count.toLong() and 0xFFFFFFFFL } > MOST_RECORD_DIRECTIONS) {

@@ -32,6 +32,12 @@ internal class FakeCloud : Cloud {
     /** Where streams of guides began. */
     val starts = mutableListOf<GuidePosition>()
 
+    /** The versions that were to come with each of them. */
+    val versions = mutableListOf<ByteString>()
+
+    /** Hears of a download before it ends. */
+    var onFetch: () -> Unit = {}
+
     /** What becomes of a chunk on its way; may raise. */
     var alter: (GuideChunk) -> GuideChunk = { it }
     val checkIns = mutableListOf<CheckInRequest>()
@@ -81,15 +87,18 @@ internal class FakeCloud : Cloud {
         count()
         val data = artifacts[sha256] ?: throw ServerRefused("no artifact $sha256")
         if (data.size > mostBytes) throw ArtifactError("too large")
+        onFetch()
         target.writeBytes(data)
     }
 
     override fun streamGuides(
         taskId: String,
         start: GuidePosition,
+        version: ByteString,
     ): Flow<GuideChunk> {
         count()
         starts += start
+        versions += version
         return chunks.filter { !it.isBefore(start) }.asFlow().map { alter(it) }
     }
 

@@ -102,7 +102,7 @@ class FeedTest : InAWorld() {
         world.cloud.chunks += small.chunks()
         val never = CountDownLatch(1)
         world.cloud.alter = {
-            if (it.segment == 1) {
+            if (it.segment == 1 && world.goOn()) {
                 world.goOn = { false }
                 never.await(STOPPED_MS, TimeUnit.MILLISECONDS)
             }

@@ -6,6 +6,7 @@ import org.cooperllm.protos.GuideChunk
 import org.cooperllm.protos.GuideEncoding
 import org.cooperllm.protos.ReportStatus
 import org.cooperllm.runtime.ArtifactError
+import org.cooperllm.runtime.BadArtifact
 import org.cooperllm.runtime.ServerUnreachable
 import org.cooperllm.runtime.UnsupportedTask
 import org.cooperllm.runtime.store.Kind
@@ -141,6 +142,19 @@ class GuidesTest : InAWorld() {
             world.store.state.guides
                 .isEmpty(),
         ) // the pieces before it arrived whole
+    }
+
+    @Test
+    fun `what was kept is decoded as a guide only where it was one`() {
+        val data = bytes(1, 0)
+        GuideAssembly.decode(GuideEncoding.GUIDE_ENCODING_FLOAT32_VALUE, data, data.size / 4, into = null)
+        for (encoding in listOf(
+            GuideEncoding.GUIDE_ENCODING_STEPS_VALUE,
+            GuideEncoding.GUIDE_ENCODING_WHOLE_STEPS_VALUE,
+            77,
+        )) {
+            assertThrows(BadArtifact::class.java) { GuideAssembly.decode(encoding, data, data.size / 4, into = null) }
+        }
     }
 
     @Test

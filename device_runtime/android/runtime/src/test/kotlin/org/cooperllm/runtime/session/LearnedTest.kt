@@ -1,6 +1,11 @@
 package org.cooperllm.runtime.session
 
+import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.sync.withLock
 import org.cooperllm.runtime.BundleError
 import org.cooperllm.runtime.Disclosure
 import org.cooperllm.runtime.NotEnoughExamples
@@ -53,6 +58,30 @@ class LearnedTest : InAWorld() {
         val told = world.events.last { it.name == "progress" }
         assertEquals("personalise", told.live.phase)
         assertEquals(listOf<Any?>(32, 32), listOf(told.fields["steps_done"], told.fields["steps"]))
+    }
+
+    /** Whoever waited for the engine gets it before the version is written down. */
+    @Test
+    fun `a version is written as it was reached, whatever a prediction has in the engine by then`() {
+        val isOver = CompletableDeferred<Unit>()
+        world.cloud.onFetch = {
+            val engine = world.holdings.engine
+            if (engine != null && engine.lock.isLocked) {
+                world.cloud.onFetch = {}
+                CoroutineScope(Dispatchers.Unconfined).launch {
+                    engine.lock.withLock {
+                        val shared = engine.core.adapter.copy()
+                        engine.core.adapter.write(0, floatArrayOf(0.5f), 1)
+                        isOver.await()
+                        engine.core.adapter.copyFrom(shared)
+                    }
+                }
+            }
+        }
+        world.beforeEvent = { if (it.name == "version") isOver.complete(Unit) }
+        world.turn(world.task())
+        assertTrue(isOver.isCompleted)
+        assertArrayEquals(AdapterVersion.sha256(world.bundle.adapter), hexBytes(world.store.state.adapterSha256))
     }
 
     @Test

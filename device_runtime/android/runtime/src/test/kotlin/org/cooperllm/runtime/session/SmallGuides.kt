@@ -72,8 +72,11 @@ internal class SmallGuides(
                 .build()
         }
 
-    /** Directions along both. */
-    fun task(count: Int = 4): DirectionsTask {
+    /** Directions along both, or along others. */
+    fun task(
+        count: Int = 4,
+        announced: List<Guide> = this.announced,
+    ): DirectionsTask {
         val task = World.directions(count)
         val terms =
             announced.map {

@@ -22,9 +22,14 @@ internal class SmallVersion(
     val after: FloatArray = case.floats("after")
     val segments: List<Int> = case.list("pieces").map { it.int("segment") }
 
-    /** The update in the stream, under a name of its own for each way. */
-    fun streamed(isWhole: Boolean = false): VersionUpdate {
-        val name = ByteString.copyFrom(ByteArray(32) { if (isWhole) 8 else 9 })
+    /** What the update in the stream is called. */
+    fun name(isWhole: Boolean = false): ByteString = ByteString.copyFrom(ByteArray(32) { if (isWhole) 8 else 9 })
+
+    fun streamed(
+        isWhole: Boolean = false,
+        name: ByteString = name(isWhole),
+        segments: List<Int> = this.segments,
+    ): VersionUpdate {
         val announced = Guide.newBuilder().setSha256(name).addAllSegments(segments)
         return update().setStreamed(announced).build()
     }

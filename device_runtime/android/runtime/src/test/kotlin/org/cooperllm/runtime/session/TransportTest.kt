@@ -52,6 +52,7 @@ class TransportTest {
         var stream: suspend (first: Int) -> List<Int> = { emptyList() }
         var isQueued = false
         val starts = mutableListOf<GuidePosition>()
+        val versions = mutableListOf<ByteString>()
 
         override suspend fun checkIn(request: CheckInRequest): CheckInReply {
             calls++
@@ -62,6 +63,7 @@ class TransportTest {
         override fun streamGuides(request: StreamGuidesRequest): Flow<GuideChunk> =
             flow {
                 starts += GuidePosition(request.firstSegment, request.firstGuide, request.firstByte)
+                versions += request.version
                 for (index in stream((request.firstByte / CHUNK_BYTES).toInt())) {
                     if (index < 0) throw StatusException(Status.UNAVAILABLE)
                     emit(index)
@@ -167,12 +169,15 @@ class TransportTest {
     fun `a stream of guides goes on at the first byte that is missing, and ends with the last chunk`() {
         cloud.stream = { first -> if (first == 0) listOf(0, 1, 2, -1) else (first until CHUNKS).toList() + 2 }
         val transport = open()
-        val chunks = runBlocking { transport.streamGuides("task", GuidePosition()).toList() }
+        val version = ByteString.copyFrom(ByteArray(32) { 5 })
+        val chunks = runBlocking { transport.streamGuides("task", GuidePosition(), version).toList() }
         assertEquals((0 until CHUNKS).map { it * CHUNK_BYTES }, chunks.map { it.offsetBytes })
         assertEquals(listOf(GuidePosition(), GuidePosition(2, 1, 3 * CHUNK_BYTES)), cloud.starts)
+        assertEquals(listOf(version, version), cloud.versions)
         val later = GuidePosition(2, 1, 4 * CHUNK_BYTES)
         assertEquals(2, runBlocking { transport.streamGuides("task", later).toList() }.size)
         assertEquals(later, cloud.starts.last())
+        assertTrue(cloud.versions.last().isEmpty)
         assertEquals(0.0, transport.traffic.downloadBytesPerS, 0.0) // none had waited for the link
     }
 
