@@ -96,6 +96,33 @@ def test_all_adapters_are_the_clouds_after_every_round(
         assert expected in python[0].forms & python[1].forms
 
 
+def test_records_bring_the_guides_of_rounds_in_which_others_were_asked(
+    tmp_path: Path, jvm: JvmDevice
+) -> None:
+    bundle, rounds = open_toy_bundle(tmp_path / "bundle"), 8
+    job = JOB | GUIDED | {
+        "cohort_size": 1, "rounds": rounds, "momentum": 0.0, "scale": "none", "guide_level": 5,
+        "guide_weight": 0.0, "version_form": "record", "evaluate_every_rounds": 0,
+        "snapshot_every_rounds": 16,
+    }  # fmt: skip
+    service, where = started(bundle, tmp_path / "cloud", small_job(bundle, **job))
+    try:
+        with device(jvm, where.grpc, tmp_path, toy_examples(200, seed=7)) as kotlin:
+            python = Running(tmp_path, where.grpc, 0)
+            events = events_of(kotlin)
+        python.join()
+        cloud = published(service)
+    finally:
+        service.stop()
+    told = [event for event in events if event["event"] == "version"]
+    assert 2 <= len(told) <= rounds  # some versions were skipped
+    assert {event["form"] for event in told[1:]} <= {"records", "unchanged"}
+    assert all(event["adapter_sha256"] == cloud[event["version"]] for event in told)
+    assert told[-1]["version"] == rounds
+    assert "records" in python.forms
+    assert "delta" not in python.forms
+
+
 def test_a_label_outside_the_classes_and_a_long_text_are_counted(tmp_path: Path, jvm: JvmDevice) -> None:
     bundle = open_toy_bundle(tmp_path / "bundle")
     settings = JOB | {"cohort_size": 1, "rounds": 2}
