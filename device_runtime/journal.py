@@ -57,6 +57,11 @@ class Journal:
         """Tells that a phase begins; answers when, in milliseconds."""
         return self.tell("phase", phase=name)
 
+    def version(self, update: pb.VersionUpdate) -> None:
+        """Tells that a version was reached."""
+        sha256, form = update.adapter_sha256.hex(), update.WhichOneof("form")
+        self.tell("version", version=update.version, adapter_sha256=sha256, form=form)
+
     def span(self, name: str, start_ms: float, end_ms: float | None = None) -> float:
         """Notes that something that began at `start_ms` has ended, just now where it is not said when.
         Answers how many milliseconds it took.

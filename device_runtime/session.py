@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from protos import federation_pb2 as pb
 
-from .budget import Budget, Disclosure
+from .budget import Budget
 from .errors import (
     BadArtifact,
     BadVersion,
@@ -39,11 +39,12 @@ from .journal import Event, Journal, Traffic
 from .limits import Watch
 from .outbox import Cloud as Receives
 from .outbox import Outbox
+from .preparation import Preparation
 from .private_examples import PrivateExamples, Source, count_distinct
 from .store import Store
-from .streamed import Feed, can_stream
+from .streamed import can_stream
 from .stretches import Stretches
-from .tasks import Finding, Ready, allow_scalars, permit, permit_directions
+from .tasks import Finding, Ready, permit
 from .uplink import Cloud as Hears
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Session:
         self._journal = Journal(cloud.traffic, on_event, time_s)
         self._stretches = Stretches(cloud, watch or Watch(), self._journal, store, gauss, pause, clock)
         self._outbox = Outbox(cloud, store, holdings, self._journal, uniform, new_id)
+        self._preparation = Preparation(holdings, store, self._budget, self._journal, self._stretches.stopped)
         self._enrolled = False
         self._private: PrivateExamples | None = None
         self._private_of: Engine | None = None
@@ -236,55 +238,18 @@ class Session:
         ready = Ready(permit(task, engine, self._private, self._budget, self._store.state))
         with ExitStack() as opened:
             if task.WhichOneof("kind") == "directions":
-                ready = self._prepare(task, engine, opened)
+                ready = self._preparation.prepare(task, engine, opened)
             finding = self._stretches.compute(task, ready, engine, self._private)
         runs, pairs = sum(finding.work.runs), sum(finding.work.pairs)
         journal.tell("computed", task_id=task.task_id, segment_runs=runs, pair_runs=pairs)
         return finding
-
-    def _prepare(self, task: pb.Task, engine: Engine, opened: ExitStack) -> Ready:
-        """Puts the scale into the engine, and guides: by a feed that ends with `opened`, or whole, once they
-        make directions that the budget allows. A phase of its own where something may have to arrive.
-        """
-        arriving = bool(task.directions.guides or task.directions.scale_sha256)
-        start_ms = self._journal.phase("guides") if arriving else 0.0
-        if can_stream(task.directions):
-            ready = self._feed(task, engine, opened)
-        else:
-            supplies = self._holdings.supplies(task, self._stretches.stopped)
-            weighed = permit_directions(task, supplies, engine, self._budget, self._store.state)
-            ready = Ready(weighed, self._holdings.put(supplies))
-        if arriving:
-            self._journal.span("guides", start_ms)
-        return ready
-
-    def _feed(self, task: pb.Task, engine: Engine, opened: ExitStack) -> Ready:
-        """Opens the stream of a task's guides: what is computed along them goes with it, see streamed.py."""
-        sha256 = task.directions.scale_sha256
-        scale = self._holdings.scale(sha256) if sha256 else None
-        with engine.lock:
-            engine.set_scale(scale)
-        version = self._holdings.arriving(task, lambda: self._tell_version(task.update))
-        announced = None if version is None else version.announced
-        arrivals = opened.enter_context(self._holdings.arrivals(task, self._stretches.stopped, announced))
-
-        def allow(wanted: Disclosure) -> Disclosure:
-            return allow_scalars(task, wanted, engine, self._budget, self._store.state)
-
-        note = self._journal.segment_span
-        feed = Feed(task.directions, engine, arrivals, self._holdings.pieces, scale, allow, note, version)
-        return Ready(guide_index=feed.index, feed=feed)
 
     def _reach(self, update: pb.VersionUpdate) -> None:
         """Reaches a version. Raises BadVersion."""
         start_ms = self._journal.phase("version")
         self._holdings.reach(update)
         self._journal.span("fetch", start_ms)
-        self._tell_version(update)
-
-    def _tell_version(self, update: pb.VersionUpdate) -> None:
-        sha256, form = update.adapter_sha256.hex(), update.WhichOneof("form")
-        self._journal.tell("version", version=update.version, adapter_sha256=sha256, form=form)
+        self._journal.version(update)
 
     def _claim_none(self, error: BadVersion) -> None:
         """Makes the next check-in ask for a snapshot. Raises the error where the last one did already."""

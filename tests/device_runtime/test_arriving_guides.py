@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from device_runtime import session, streamed, streaming
+from device_runtime import preparation, streamed, streaming
 from device_runtime.budget import Budget
 from device_runtime.core import kernels
 from device_runtime.errors import ServerUnreachable
@@ -63,7 +63,7 @@ def test_the_scalars_are_those_of_whole_guides_in_every_order(
     for group in (1, 2, 4, 0):
         monkeypatch.setattr(streamed, "choose", lambda sizes, left, group=group: streaming.Order(group, 0))
         assert scalars(tmp_path / f"groups {group}", coded=coded) == arriving
-    monkeypatch.setattr(session, "can_stream", lambda task: False)
+    monkeypatch.setattr(preparation, "can_stream", lambda task: False)
     assert scalars(tmp_path / "whole", coded=coded) == arriving
 
 
