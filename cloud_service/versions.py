@@ -33,6 +33,7 @@ from protos import federation_pb2 as pb
 Float32 = NDArray[np.float32]
 
 FORMS = ("record", "delta", "snapshot")
+MOST_RECORDS_BYTES = 3 << 20  # a message has at most 4 MiB
 
 
 def snapshot(adapter: Float32, layout: Layout) -> bytes:
@@ -212,8 +213,8 @@ class Chain:
         return list(connection.execute(sa.select(versions).where(after).order_by(versions.c.number)).all())
 
     def _records(self, connection: Connection, client_id: str, steps: list[Row[Any]]) -> pb.Records | None:
-        """The records of these steps, with the guides that the client lacks; None where one is no list or a
-        guide is not to be had.
+        """The records of these steps, with the guides that the client lacks; None where one is no list, a
+        guide is not to be had, or all of it is too much for one message.
         """
         if not steps or any(row.record is None for row in steps):
             return None
@@ -226,7 +227,7 @@ class Chain:
         if guides is None:
             return None
         found.guides.extend(guides)
-        return found
+        return found if found.ByteSize() <= MOST_RECORDS_BYTES else None
 
     def _delta(self, connection: Connection, client: Row[Any], steps: list[Row[Any]]) -> pb.Artifact:
         if len(steps) == 1:
