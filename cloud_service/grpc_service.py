@@ -38,9 +38,11 @@ _OF_VERSIONS = (pb.GUIDE_ENCODING_STEPS, pb.GUIDE_ENCODING_WHOLE_STEPS)
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not load balancing
-    # Either side asks whether a silent one is still there; the default takes devices that ask for hostile.
+    # Either side asks whether a silent one is still there, and the service has more patience: an answer may
+    # come behind all that a slow link carries. By default, devices that ask are taken for hostile.
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 300_000),
+    ("grpc.http2.ping_timeout_ms", 300_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 ]
 

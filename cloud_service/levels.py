@@ -72,7 +72,7 @@ def _version_bytes(
     connection: Connection, client: Row[Any], round_number: int, segments: tuple[int, ...]
 ) -> list[int]:
     """What a client's next version, if it comes with the guides, adds to each segment of these."""
-    if not client.streams_versions:
+    if not (client.streams_versions and client.adapter_sha256):
         return []
     of = sa.and_(version_pieces.c.start == client.adapter_version, version_pieces.c.number == round_number)
     query = sa.select(version_pieces.c.segment, version_pieces.c.size_bytes).where(of)

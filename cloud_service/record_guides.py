@@ -16,16 +16,19 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.compression import AS_SAMPLED, LEVELS
 from cloud_service.directions import Guides
 from cloud_service.store import guide_segments, guides, one
+from device_runtime.errors import ArtifactError
 from protos import federation_pb2 as pb
 
-MOST_BYTES = 1 << 20  # of all guides in one answer
+# Of records and guides in one answer. A check-in has its deadline, and starts again where a link breaks; an
+# artifact, which a delta or a snapshot is, goes on where it was.
+MOST_BYTES = 128 << 10
 
 
 def named_guides(
     connection: Connection, artifacts: Artifacts, names: Collection[str], rounds: Iterable[int]
 ) -> list[pb.EncodedGuide] | None:
     """The guides of these names (hex), which are some of these rounds'; None where one is not here any more,
-    or all together are too much for an answer.
+    or all together are more than MOST_BYTES.
     """
     found: list[pb.EncodedGuide] = []
     left_bytes = MOST_BYTES
@@ -44,12 +47,12 @@ def named_guides(
             left_bytes -= sum(item.size_bytes for item in pieces.values())
             if left_bytes < 0 or set(pieces) != set(guide.segments):
                 return None
+            try:
+                data = {segment: artifacts.get(pieces[segment].sha256) for segment in guide.segments}
+            except ArtifactError:  # half pruned, by a service that was killed
+                return None
             segments = [
-                pb.EncodedSegment(
-                    segment=segment,
-                    encoding=pieces[segment].encoding,
-                    data=artifacts.get(pieces[segment].sha256),
-                )
+                pb.EncodedSegment(segment=segment, encoding=pieces[segment].encoding, data=data[segment])
                 for segment in guide.segments
             ]
             found.append(pb.EncodedGuide(sha256=guide.name, segments=segments))

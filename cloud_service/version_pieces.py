@@ -20,7 +20,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Float32
 from cloud_service.plan import RoundPlan
 from cloud_service.shelf import Piece
-from cloud_service.store import one, version_pieces
+from cloud_service.store import one, version_pieces, versions
 from device_runtime.core.kernels import encode_delta, encode_piece
 from device_runtime.zo.layout import Layout
 from protos import federation_pb2 as pb
@@ -126,6 +126,9 @@ def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> N
     old = version_pieces.c.number < newest - 1
     names = sa.select(version_pieces.c.sha256)
     gone = set(connection.execute(names.where(old)).scalars())
+    # Over versions of which only one moved, a delta has the bytes of that one's own.
+    deltas = sa.select(versions.c.delta_sha256)
+    gone -= set(connection.execute(deltas).scalars())
     for name in gone - set(connection.execute(names.where(~old)).scalars()):
         artifacts.remove(name)
     connection.execute(sa.delete(version_pieces).where(old))

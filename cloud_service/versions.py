@@ -7,6 +7,7 @@ newest version whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from cloud_service.artifacts import Artifacts
 from cloud_service.directions import Record
 from cloud_service.messages import record_message
 from cloud_service.plan import RoundState
-from cloud_service.record_guides import named_guides
+from cloud_service.record_guides import MOST_BYTES, named_guides
 from cloud_service.store import guide_segments, of_last_task, tasks, versions
 from cloud_service.version_pieces import NOTHING, Rebuild, VersionPieces, prune_pieces
 from device_runtime.core.kernels import decode_delta, encode_delta
@@ -33,7 +34,6 @@ from protos import federation_pb2 as pb
 Float32 = NDArray[np.float32]
 
 FORMS = ("record", "delta", "snapshot")
-MOST_RECORDS_BYTES = 3 << 20  # a message has at most 4 MiB
 
 
 def snapshot(adapter: Float32, layout: Layout) -> bytes:
@@ -176,9 +176,11 @@ class Chain:
             return "unchanged", [], None
         wanted = self._wanted(client.client_id, target.number)
         steps = self._steps(connection, client, target.number)
-        records = self._records(connection, client.client_id, steps)
+        records = None
+        if wanted in ("record", "auto"):
+            records = self._records(connection, client.client_id, steps)
         whole_bytes = target.snapshot_size_bytes or 4 * self.layout.parameters
-        delta_bytes = sum(row.delta_size_bytes for row in steps)
+        delta_bytes = self._delta_bytes(steps)
         if wanted == "auto":
             sizes = {
                 "record": records.ByteSize() if records else None,
@@ -214,7 +216,7 @@ class Chain:
 
     def _records(self, connection: Connection, client_id: str, steps: list[Row[Any]]) -> pb.Records | None:
         """The records of these steps, with the guides that the client lacks; None where one is no list, a
-        guide is not to be had, or all of it is too much for one message.
+        guide is not to be had, or all of it is too much for an answer.
         """
         if not steps or any(row.record is None for row in steps):
             return None
@@ -227,7 +229,15 @@ class Chain:
         if guides is None:
             return None
         found.guides.extend(guides)
-        return found if found.ByteSize() <= MOST_RECORDS_BYTES else None
+        return found if found.ByteSize() <= MOST_BYTES else None
+
+    def _delta_bytes(self, steps: list[Row[Any]]) -> int:
+        """About what a delta over these steps takes, before anybody has coded it: k steps of one size in one
+        direction add log2 k bits to each difference, and all of them by themselves are an upper bound.
+        """
+        sizes = [int(row.delta_size_bytes) for row in steps] or [0]
+        together = max(sizes) + self.layout.parameters * math.log2(len(sizes)) / 8
+        return min(sum(sizes), math.ceil(together))
 
     def _delta(self, connection: Connection, client: Row[Any], steps: list[Row[Any]]) -> pb.Artifact:
         if len(steps) == 1:

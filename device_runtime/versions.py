@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -79,9 +78,9 @@ def reach(
                 f"the update starts from version {update.from_version}, which this device does not hold"
             )
         if form == "records":
-            sent = {guide.sha256: _decoded(guide, layout) for guide in update.records.guides}
+            sent = {guide.sha256: guide for guide in update.records.guides}
             for record in update.records.record:
-                replay(record, engine, held, sent)
+                replay(record, engine, layout, held, sent)
         elif form == "delta":
             from .core.kernels import decode_delta  # here: whoever only reads has no core
 
@@ -107,17 +106,21 @@ def reach(
 
 
 def replay(
-    record: pb.Record, engine: Replayer, held: Held, sent: Mapping[bytes, Slices] = MappingProxyType({})
+    record: pb.Record,
+    engine: Replayer,
+    layout: Layout,
+    held: Held,
+    sent: Mapping[bytes, pb.EncodedGuide],
 ) -> None:
-    """Applies one record to the adapter in the engine; `sent` are guides that came with it. Raises BadVersion
-    when this device lacks what it names.
+    """Applies one record to the adapter in the engine. `sent` are guides that came along; those that the
+    record names are decoded for it. Raises BadVersion when this device lacks what it names.
     """
     engine.set_scale(held.scale(record.scale_sha256) if record.scale_sha256 else None)
     named = {term.guide_sha256 for direction in record.directions for term in direction.guides}
     named |= {term.guide_sha256 for term in record.guides}
     guides: dict[bytes, Slices] = {}
     for sha256 in sorted(named):
-        slices = sent.get(sha256) or held.guide(sha256)
+        slices = _decoded(sent[sha256], layout) if sha256 in sent else held.guide(sha256)
         if slices is None:
             raise BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
         guides[sha256] = slices
@@ -139,6 +142,8 @@ def _decoded(guide: pb.EncodedGuide, layout: Layout) -> Slices:
     found: Slices = {}
     for item in guide.segments:
         span = layout.segment_slice(item.segment)
+        if span.start == span.stop:
+            raise BadArtifact("a guide names a segment without parameters: send another")
         found[item.segment] = decode(item.encoding, item.data, span.stop - span.start)
     return found
 

@@ -534,7 +534,7 @@ Global___EncodedGuide: _TypeAlias = EncodedGuide  # noqa: Y015
 
 @_typing.final
 class EncodedSegment(_message.Message):
-    """What it leads to has a hash of its own."""
+    """Needs no hash: the adapter that the records lead to has one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from cloud_service import guide_stream
 from cloud_service.artifacts import Artifacts
 from cloud_service.shelf import Piece, Shelf
-from cloud_service.store import Store
+from cloud_service.store import Store, versions
 from cloud_service.version_pieces import NOTHING, VersionPieces, prune_pieces, streamable
 from cloud_service.wire import WireError
 from device_runtime.core.kernels import decode_delta, decode_piece
@@ -153,6 +154,15 @@ def test_pieces_to_earlier_versions_go(cloud: Cloud) -> None:
         prune_pieces(connection, cloud.artifacts, 4)
         assert cloud.pieces.named(connection, guide.sha256, 2) == {}
     assert not any(cloud.artifacts.path(piece.sha256).exists() for piece in pieces.values())
+
+
+def test_a_versions_own_delta_stays_where_one_over_several_has_its_bytes(cloud: Cloud) -> None:
+    with cloud.store.transaction() as connection:
+        sha256, size_bytes = cloud.pieces.in_one(connection, 1, 2, ADAPTERS.__getitem__)
+        own = {"number": 1, "adapter_sha256": "", "state_sha256": "", "delta_sha256": sha256}
+        connection.execute(sa.insert(versions).values(**own, delta_size_bytes=size_bytes))
+        prune_pieces(connection, cloud.artifacts, 9)
+    assert cloud.artifacts.path(sha256).exists()
 
 
 def test_only_tasks_that_run_segment_by_segment_get_versions_so() -> None:

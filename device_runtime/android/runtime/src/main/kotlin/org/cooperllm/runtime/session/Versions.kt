@@ -89,7 +89,7 @@ internal class Versions(
         }
         when (form) {
             VersionUpdate.FormCase.RECORDS -> {
-                val sent = update.records.guidesList.associate { it.sha256 to decoded(it) }
+                val sent = update.records.guidesList.associateBy { it.sha256 }
                 for (record in update.records.recordList) replay(record, sent)
             }
 
@@ -116,23 +116,25 @@ internal class Versions(
     private fun decoded(guide: EncodedGuide): Slices =
         guide.segmentsList.associate { piece ->
             val count = layout.segmentCount(piece.segment)
+            if (count == 0) throw BadVersion("a guide names a segment without parameters: ask for a snapshot")
             val values = FloatVector.allocate(count)
             GuideAssembly.decode(piece.encodingValue, piece.data.toByteArray(), count, values)
             piece.segment to values
         }
 
     /**
-     * Applies one record; [sent] are guides that came with it. Raises TaskRefused when this device lacks what it names.
+     * Applies one record; [sent] are guides that came with it, of which only those that it names are decoded. Raises
+     * TaskRefused when this device lacks what it names.
      */
     private suspend fun replay(
         record: Record,
-        sent: Map<ByteString, Slices>,
+        sent: Map<ByteString, EncodedGuide>,
     ) {
         val scale = if (record.scaleSha256.isEmpty) null else held.scale(record.scaleSha256)
         val terms = record.directionsList.flatMap { it.guidesList } + record.guidesList
         val guides =
             terms.map { it.guideSha256 }.distinct().associateWith {
-                sent[it] ?: held.guide(it)
+                sent[it]?.let(::decoded) ?: held.guide(it)
                     ?: throw BadVersion("a record names a guide that this device does not hold: ask for a snapshot")
             }
         if (record.directionsList.sumOf { it.count.toLong() and 0xFFFFFFFFL } > MOST_RECORD_DIRECTIONS) {
