@@ -112,7 +112,7 @@ def pipelined(spans: Iterable[Span], number: int, device: str) -> Pipelined | No
         # Nobody knows when the first was asked for, unless the cloud tells when it sent it. A version's are
         # there from the start.
         known_ms, otherwise_ms = (ready_ms | sent_ms, free_ms) if arrived else (sent_ms, span.start_ms)
-        if span.name != "guide_arrived":
+        if arrived and span.name != "guide_arrived":
             known_ms = {}
         could_ms = known_ms.get(span.segment, otherwise_ms)
         arrived.append(_bar(span, zero_ms, min(max(free_ms, could_ms), span.start_ms)))
