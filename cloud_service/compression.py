@@ -166,8 +166,9 @@ def choose(
     if rate <= 0.0:
         return coarsest.level
 
+    besides = version_bytes or [0] * len(coarsest.segment_bytes)
+
     def takes_s(item: LevelFacts) -> float:
-        besides = version_bytes or [0] * len(item.segment_bytes)
         sent_bytes = [own + other for own, other in zip(item.segment_bytes, besides, strict=True)]
         return makespan_s([sampling_s, [size / rate for size in sent_bytes], compute_s])
 

@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from cloud_service import signatures, wire
 from cloud_service.callers import Callers
 from device_runtime.errors import PortInUse, StoreError
+from device_runtime.guides import OF_VERSIONS
 from protos import federation_pb2 as pb
 
 _LOG = logging.getLogger("cooperllm.serve")
@@ -34,7 +35,6 @@ _STREAM_THREADS = 4
 # HTTP/2's flow control lets it send, some 400 KiB.
 _MOST_CALLS = 1024
 _NOT_READY_S = 1.0  # how long a stream waits at most before it looks again
-_OF_VERSIONS = (pb.GUIDE_ENCODING_STEPS, pb.GUIDE_ENCODING_WHOLE_STEPS)
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second service on the same port is a mistake, not load balancing
@@ -237,7 +237,7 @@ def _next(chunks: Iterator[pb.GuideChunk | None]) -> tuple[int, str, bytes] | _E
     for chunk in chunks:
         if chunk is None:
             return None
-        kind = "versions" if chunk.encoding in _OF_VERSIONS else "guides"
+        kind = "versions" if chunk.encoding in OF_VERSIONS else "guides"
         return chunk.segment, kind, chunk.SerializeToString()
     return _End()
 

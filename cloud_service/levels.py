@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection, Row
 from cloud_service import compression
 from cloud_service.job import Job
 from cloud_service.shelf import Shelf
-from cloud_service.store import clients, guide_segments, of_last_task, reports, version_pieces
+from cloud_service.store import clients, guide_segments, of_last_task, reports
+from cloud_service.version_pieces import between
 from protos import federation_pb2 as pb
 
 RECENT_ROUNDS = 64
@@ -74,9 +75,8 @@ def _version_bytes(
     """What a client's next version, if it comes with the guides, adds to each segment of these."""
     if not (client.streams_versions and client.adapter_sha256):
         return []
-    of = sa.and_(version_pieces.c.start == client.adapter_version, version_pieces.c.number == round_number)
-    query = sa.select(version_pieces.c.segment, version_pieces.c.size_bytes).where(of)
-    found = {row.segment: row.size_bytes for row in connection.execute(query).all()}
+    rows = between(connection, client.adapter_version, round_number)
+    found = {row.segment: row.size_bytes for row in rows}
     return [found.get(segment, 0) for segment in segments]
 
 

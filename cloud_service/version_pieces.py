@@ -80,14 +80,13 @@ class VersionPieces:
         streamable: Collection[int],
     ) -> pb.Guide | None:
         """What these pieces are called, and their segments; None where others moved than are `streamable`."""
-        of = sa.and_(version_pieces.c.start == start, version_pieces.c.number == number)
-        rows = _pieces(connection, of)
+        rows = between(connection, start, number)
         if not rows:
             before, after = None if start == NOTHING else rebuild(start), rebuild(number)
             if not set(self._moved(before, after)) <= set(streamable):
                 return None
             connection.execute(sa.insert(version_pieces), self.coded(start, number, before, after))
-            rows = _pieces(connection, of)
+            rows = between(connection, start, number)
         segments = [row.segment for row in rows]
         if not set(segments) <= set(streamable):
             return None
@@ -132,6 +131,11 @@ def prune_pieces(connection: Connection, artifacts: Artifacts, newest: int) -> N
     for name in gone - set(connection.execute(names.where(~old)).scalars()):
         artifacts.remove(name)
     connection.execute(sa.delete(version_pieces).where(old))
+
+
+def between(connection: Connection, start: int, number: int) -> list[Row[Any]]:
+    """The rows of the pieces from version `start`, or NOTHING, to version `number`, by segment."""
+    return _pieces(connection, sa.and_(version_pieces.c.start == start, version_pieces.c.number == number))
 
 
 def _pieces(connection: Connection, of: sa.ColumnElement[bool]) -> list[Row[Any]]:

@@ -100,8 +100,8 @@ class ArrivingVersion:
         """Takes an unfinished version out of the engine again; what has arrived of it stays on disk."""
         for segment in self._other:
             self._swap(segment)
-        if self._other:
-            self._other, self._missing = {}, set(self.announced.segments)
+        self._missing |= set(self._other)
+        self._other.clear()
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -124,12 +124,10 @@ class Holdings:
         """Brings the adapter to the version that `update` leads to, in memory and on disk. Raises
         BadArtifact.
         """
-        engine = self._loaded()
-        state = self._store.state
-        held = state.adapter_version if state.adapter_sha256 else None
+        engine, state, held = self._loaded(), self._store.state, self._held_version
         with engine.lock:  # after it, a private adapter may be in the engine
             versions.reach(update, held, engine, engine.bundle.layout, self, self._fetch_artifact)
-            reached = engine.adapter.astype("<f4", copy=False).tobytes()
+            reached = _bytes_of(engine.adapter)
         sha256 = update.adapter_sha256.hex()
         if (state.adapter_version, state.adapter_sha256) != (update.version, sha256):
             self._store.write_adapter(update.version, reached)
@@ -138,13 +136,18 @@ class Holdings:
         """The version that comes with a task's guides, if it does; `tell` is called once it is kept."""
         if task.update.WhichOneof("form") != "streamed":
             return None
-        engine, state = self._loaded(), self._store.state
-        held = state.adapter_version if state.adapter_sha256 else None
+        engine, held = self._loaded(), self._held_version
 
         def keep() -> None:
-            self._store.write_adapter(task.update.version, engine.adapter.astype("<f4", copy=False).tobytes())
+            self._store.write_adapter(task.update.version, _bytes_of(engine.adapter))
 
         return ArrivingVersion(task, held, engine, engine.bundle.layout, self.pieces, keep, tell)
+
+    @property
+    def _held_version(self) -> int | None:
+        """The version in the engine, or None when it is of no use as a start."""
+        state = self._store.state
+        return state.adapter_version if state.adapter_sha256 else None
 
     def forget_adapter(self) -> None:
         """Stops claiming a version, so that the next check-in is answered with a snapshot."""
@@ -233,3 +236,7 @@ class Holdings:
         if self.engine is None:
             raise RuntimeError("no bundle is loaded: call load() first")
         return self.engine
+
+
+def _bytes_of(adapter: NDArray[np.float32]) -> bytes:
+    return adapter.astype("<f4", copy=False).tobytes()

@@ -29,17 +29,19 @@ class KeptPieces:
     def keep_only(self, names: Collection[bytes]) -> None:
         """Drops what has another name."""
         wanted = {name.hex() for name in names}
-        with self._changing:
-            self._fresh.clear()
-            kept = {name: pieces for name, pieces in self._store.state.guides.items() if name in wanted}
-            self._store.update(guides=kept)
-            files = [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
-            self._store.keep_only("guides", files)
+        self._keep_where(lambda name: name in wanted)
 
     def drop(self, name: bytes) -> None:
         """Drops what has this name: it arrived as it was sent, and is of no use."""
-        others = set(self._store.state.guides) - {name.hex()}
-        self.keep_only({bytes.fromhex(other) for other in others})
+        self._keep_where(lambda other: other != name.hex())
+
+    def _keep_where(self, is_wanted: Callable[[str], bool]) -> None:
+        with self._changing:
+            self._fresh.clear()
+            kept = {name: pieces for name, pieces in self._store.state.guides.items() if is_wanted(name)}
+            self._store.update(guides=kept)
+            files = [str(piece[1]) for pieces in kept.values() for piece in pieces.values()]
+            self._store.keep_only("guides", files)
 
     def guide(self, sha256: bytes) -> Slices | None:
         """All of a guide that was kept, or None."""
@@ -70,9 +72,8 @@ class KeptPieces:
         return None if kept is None or data is None else (int(kept[0]), data)
 
     def has_piece(self, guide: bytes, segment: int) -> bool:
-        """Whether a piece is on disk, undamaged."""
-        kept = self._store.state.guides.get(guide.hex(), {}).get(str(segment))
-        return kept is not None and self._store.read("guides", str(kept[1])) is not None
+        """Whether a piece is here, undamaged."""
+        return self.piece(guide, segment) is not None
 
     def accept_piece(self, piece: Piece) -> None:
         """Holds a piece until it is kept. Raises BadArtifact where a guide cannot be decoded from it."""

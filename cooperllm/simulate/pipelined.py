@@ -109,12 +109,12 @@ def pipelined(spans: Iterable[Span], number: int, device: str) -> Pipelined | No
     arrived: list[Bar] = []
     free_ms = zero_ms
     for span in arrivals:
-        # Nobody knows when the first was asked for, unless the cloud tells when it sent it. A version's are
-        # there from the start.
-        known_ms, otherwise_ms = (ready_ms | sent_ms, free_ms) if arrived else (sent_ms, span.start_ms)
-        if arrived and span.name != "guide_arrived":
-            known_ms = {}
-        could_ms = known_ms.get(span.segment, otherwise_ms)
+        if not arrived:  # nobody knows when it was asked for, unless the cloud tells when it sent it
+            could_ms = sent_ms.get(span.segment, span.start_ms)
+        elif span.name == "guide_arrived":
+            could_ms = (ready_ms | sent_ms).get(span.segment, free_ms)
+        else:  # versions are there from the start
+            could_ms = free_ms
         arrived.append(_bar(span, zero_ms, min(max(free_ms, could_ms), span.start_ms)))
         free_ms = span.end_ms
     told = [s for s in spans if s.who == device and s.round == number and s.name == "scalars_sent"]
